@@ -1,0 +1,1 @@
+"""The HTTP API: desired state in, the truth out."""

@@ -1,0 +1,55 @@
+"""Jobs that must leave their GPUs: at once where one failed, with grace where one is drained."""
+
+from collections.abc import Mapping
+from datetime import datetime
+
+from traind.config import JobSettings
+from traind.dispatcher.running import Running
+from traind.gpu import Cordon, GpuHealth
+from traind.job import Job, StopOrder, StopReason
+from traind.lifecycle import stop_order
+from traind.store.moves import Stop
+
+
+def leaving_order(
+    running: Running,
+    job: Job,
+    health: Mapping[str, GpuHealth],
+    cordons: Mapping[str, Cordon],
+    config: JobSettings,
+    *,
+    now: datetime,
+) -> list[Stop]:
+    """The order that takes a job off its GPUs, as it stands in the store; none when it may stay."""
+    if job.attempt != running.job.attempt:
+        return []
+    uuids = [lease.gpu_uuid for lease in job.leases if lease.state == "held"]
+    fatal = next((why for uuid in uuids if uuid in health and (why := health[uuid].fatal)), None)
+    if fatal is not None:
+        weaker = job.stop is None or job.stop.reason.strength < StopReason.GPU_FAULT.strength
+        return [Stop(order=_fault_order(fatal, now=now))] if weaker else []
+    drain = next((cordons[u] for u in uuids if u in cordons and cordons[u].drains), None)
+    if drain is None or job.stop is not None:
+        return []
+    order = stop_order(
+        job.spec,
+        StopReason.REQUEUE,
+        by=drain.by,
+        now=now,
+        grace=config.grace,
+        lead=config.checkpoint_lead,
+    )
+    return [Stop(order=order)]
+
+
+def _fault_order(detail: str, *, now: datetime) -> StopOrder:
+    """An order to kill at once what runs on a GPU that failed."""
+    return StopOrder(
+        reason=StopReason.GPU_FAULT,
+        by=None,
+        asked_at=now,
+        term_at=now,
+        kill_at=now,
+        stage=0,
+        detail=detail,
+    )

@@ -1,0 +1,201 @@
+"""What the mind is shown: leases, readings and waiting jobs turned into a world of values."""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+import psutil
+
+from traind.config import Config
+from traind.gpu import GpuHealth, GpuReading, GpuSnapshot, LeaseClaim
+from traind.gpus.health import foreign, observed, released
+from traind.job import Pause, Request, WaitCode, WaitReason
+from traind.lifecycle import RequeuePolicy
+from traind.runner.errand import start_time
+from traind.scheduler import Holding, Host, Owner, SharingPolicy, World
+from traind.store.inventory import Ignored
+from traind.store.leases import OpenLease
+from traind.store.rows import from_us
+
+_KEPT_MIB, _KEPT_SHARE, _KEPT_CPUS = 4096, 0.05, 2
+_START_MIB, _START_SHARE = 8192, 0.125
+_TOLD_BY_READINGS = frozenset(
+    {WaitCode.RESOURCES, WaitCode.GPU_FOREIGN, WaitCode.GPU_UNHEALTHY, WaitCode.GPU_CLEANING}
+)
+
+Pids = Mapping[int, tuple[int, ...]]
+"""attempt id → the processes of it that were seen"""
+
+
+def host_of(config: Config) -> Host:
+    """What the box gives to all jobs together: what is set, else all but what ssh needs."""
+    total_mib = psutil.virtual_memory().total >> 20
+    memory_mib = total_mib - max(_KEPT_MIB, int(total_mib * _KEPT_SHARE))
+    return Host(
+        cpus=config.host.cpus or max(1, (os.cpu_count() or 1) - _KEPT_CPUS),
+        memory_mib=config.host.memory or max(memory_mib, total_mib // 2),
+        start_mib=config.host.start_memory or min(_START_MIB, int(total_mib * _START_SHARE)),
+    )
+
+
+def policy_of(config: Config) -> SharingPolicy:
+    """How GPUs are shared, as the scheduler takes it."""
+    gpus = config.gpus
+    return SharingPolicy(
+        safety_mib=gpus.safety_mib,
+        safety_pct=gpus.safety_pct,
+        max_jobs=gpus.max_jobs,
+        ramp_s=gpus.ramp.total_seconds(),
+        foreign_memory_mib=gpus.foreign_memory,
+    )
+
+
+def requeue_policy_of(config: Config) -> RequeuePolicy:
+    """The box's rules for second chances, as the state machine takes them."""
+    queue = config.queue
+    return RequeuePolicy(
+        free_max=queue.free_requeues,
+        free_delay=queue.requeue_delay,
+        free_delay_max=queue.requeue_delay_max,
+        never_started_delay=queue.launcher_retry,
+        checkpoint_max=queue.checkpoint_requeues,
+        crash_loop_count=queue.crash_loop_count,
+        crash_loop_within=queue.crash_loop_within,
+        avoid_for=config.gpus.health.avoid_for,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sight:
+    """One look at the GPUs: the last snapshot, the open leases, whose processes are whose, and
+    which of strangers are let be.
+    """
+
+    snapshot: GpuSnapshot
+    leases: tuple[OpenLease, ...]
+    pids: Pids
+    ignored: Mapping[str, Ignored] = field(default_factory=dict)
+
+    def claims(self) -> tuple[LeaseClaim, ...]:
+        """What live attempts hold, for the next reading."""
+        return tuple(
+            LeaseClaim(
+                gpu_uuid=open_lease.lease.gpu_uuid,
+                memory_mib=open_lease.lease.memory_mib,
+                pids=self.pids.get(open_lease.attempt_id, ()),
+            )
+            for open_lease in self.leases
+            if open_lease.lease.state == "held"
+        )
+
+    def awaits_memory(self, now: datetime, patience: timedelta) -> bool:
+        """Whether the memory of an attempt that ended just now is not seen to be free yet."""
+        return any(
+            open_lease.cleaning_at_us is not None
+            and now < from_us(open_lease.cleaning_at_us) + patience
+            for open_lease in self.leases
+        )
+
+    def given_back(self, slack_mib: int) -> list[OpenLease]:
+        """The leases of ended attempts whose memory is seen to be free again."""
+        readings = {reading.gpu.uuid: reading for reading in self.snapshot.readings}
+        return [
+            open_lease
+            for open_lease in self.leases
+            if open_lease.lease.state == "cleaning"
+            and open_lease.lease.gpu_uuid in readings
+            and self._is_given_back(open_lease, readings[open_lease.lease.gpu_uuid], slack_mib)
+        ]
+
+    def _is_given_back(self, open_lease: OpenLease, reading: GpuReading, slack_mib: int) -> bool:
+        """Only a reading taken after the attempt's end counts."""
+        read_at, ended_at = self.snapshot.read_at, open_lease.cleaning_at_us
+        if read_at is None or ended_at is None or read_at <= from_us(ended_at):
+            return False
+        return released(
+            reading,
+            exclusive=open_lease.lease.exclusive,
+            baseline_mib=open_lease.lease.baseline_mib,
+            pids=self.pids.get(open_lease.attempt_id, ()),
+            slack_mib=slack_mib,
+        )
+
+    def holdings(self) -> tuple[Holding, ...]:
+        """The open leases with what is seen of them."""
+        readings = {reading.gpu.uuid: reading for reading in self.snapshot.readings}
+        return tuple(
+            Holding(
+                gpu_uuid=open_lease.lease.gpu_uuid,
+                job_id=open_lease.job_id,
+                user=open_lease.user,
+                memory_mib=open_lease.lease.memory_mib,
+                exclusive=open_lease.lease.exclusive,
+                observed_mib=self._observed(open_lease, readings.get(open_lease.lease.gpu_uuid)),
+                started_at=None
+                if open_lease.started_at_us is None
+                else from_us(open_lease.started_at_us),
+                cleaning=open_lease.lease.state == "cleaning",
+            )
+            for open_lease in self.leases
+        )
+
+    def _observed(self, open_lease: OpenLease, reading: GpuReading | None) -> int:
+        pids = self.pids.get(open_lease.attempt_id, ())
+        return 0 if reading is None else observed(reading, pids)
+
+    def strangers(self, limit_mib: int) -> dict[str, str]:
+        """By UUID, whose memory keeps a GPU from being given to one job alone."""
+        own = {pid for pids in self.pids.values() for pid in pids}
+        found = {
+            r.gpu.uuid: foreign(r, own | self._let_be(r.gpu.uuid), limit_mib)
+            for r in self.snapshot.readings
+        }
+        return {uuid: sentence for uuid, sentence in found.items() if sentence is not None}
+
+    def _let_be(self, uuid: str) -> set[int]:
+        """The processes on a GPU that an operator said to ignore, as long as they are the same."""
+        known = self.ignored.get(uuid, frozenset())
+        return {pid for pid, started in known if start_time(pid) == started}
+
+
+def awaits_gpu(waiting: Iterable[Request], reasons: Mapping[int, WaitReason]) -> bool:
+    """Whether a job waits for what the next reading of the GPUs may tell."""
+    return any(
+        request.gpus > 0
+        and (reason := reasons.get(request.job_id)) is not None
+        and reason.code in _TOLD_BY_READINGS
+        for request in waiting
+    )
+
+
+def world_of(
+    sight: Sight,
+    *,
+    health: Mapping[str, GpuHealth],
+    host: Host,
+    policy: SharingPolicy,
+    owners: Iterable[Owner],
+    waiting: tuple[Request, ...],
+    launcher_fault: str | None,
+    pause: Pause | None,
+    now: datetime,
+) -> World:
+    """Everything that the next plan depends on."""
+    readings = sight.snapshot.readings
+    return World(
+        now=now,
+        host=replace(host, available_mib=psutil.virtual_memory().available >> 20),
+        policy=policy,
+        readings=readings,
+        unhealthy={uuid: h.sentence for uuid, h in health.items() if not h.allocatable},
+        apart={uuid: h.apart for uuid, h in health.items() if h.apart is not None},
+        suspect=frozenset(uuid for uuid, h in health.items() if h.suspect),
+        foreign=sight.strangers(policy.foreign_memory_mib),
+        holdings=sight.holdings(),
+        owners=tuple(owners),
+        waiting=waiting,
+        gpu_fault=sight.snapshot.fault,
+        launcher_fault=launcher_fault,
+        pause=pause,
+    )

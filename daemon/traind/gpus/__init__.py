@@ -1,0 +1,1 @@
+"""What is known of the GPUs, read in a process of its own."""

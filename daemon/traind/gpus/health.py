@@ -1,0 +1,142 @@
+"""What a reading means: whether work may start, what jobs and strangers hold, what is free again.
+
+Pure: readings in, verdicts out.
+"""
+
+from collections.abc import Collection
+
+from traind.config import GpuHealthSettings
+from traind.gpu import (
+    Ailment,
+    Condition,
+    Cordon,
+    GpuHealth,
+    GpuProcess,
+    GpuReading,
+    Lasts,
+    MedicalRecord,
+)
+from traind.gpus.conditions import worst_first
+from traind.gpus.source import UNKNOWN_PID, named
+from traind.options import size_text
+
+_ENDS = {
+    Lasts.UNTIL_RESET: "it is reset",
+    Lasts.UNTIL_REBOOT: "the machine is rebooted",
+    Lasts.UNTIL_CLEARED: "somebody has seen to it",
+}
+
+
+def assess(
+    reading: GpuReading,
+    record: MedicalRecord,
+    cordon: Cordon | None,
+    *,
+    settings: GpuHealthSettings,
+) -> GpuHealth:
+    """Whether new work may start on the GPU, and the sentence that says so or why not."""
+    open_ones = worst_first(record.conditions)
+    closing = [each for each in open_ones if _closes(each, settings)]
+    together = next((each for each in open_ones if each.together), None)
+    fatal = next((each for each in closing if each.ailment.fatal and each.gone_at is None), None)
+    whys = [_said(each, reading) for each in closing[:1]]
+    whys += [reading.fault] if reading.fault is not None and not closing else []
+    whys += [_cordoned(reading, cordon)] if cordon is not None else []
+    whys += _too_warm(reading, settings)
+    if whys:
+        sentence = "; ".join(whys)
+        fatal_said = None if fatal is None else fatal.evidence
+        return GpuHealth(allocatable=False, sentence=sentence, fatal=fatal_said)
+    if open_ones:
+        return GpuHealth(
+            allocatable=True,
+            sentence=f"{open_ones[0].evidence}; it is given out last",
+            suspect=True,
+            apart=None if together is None else together.evidence,
+        )
+    return GpuHealth(allocatable=True, sentence=f"{named(reading.gpu)} is healthy")
+
+
+def _closes(condition: Condition, settings: GpuHealthSettings) -> bool:
+    """Whether it keeps all new work off the GPU."""
+    if condition.ailment is Ailment.UNMONITORED:
+        return settings.strict_monitoring
+    return condition.ailment is not Ailment.WARN and not condition.together
+
+
+def _said(condition: Condition, reading: GpuReading) -> str:
+    """What is wrong, and what ends it."""
+    if condition.gone_at is not None:
+        return f"{condition.evidence}; that is over, and it is watched for a while"
+    end = _ENDS.get(condition.lasts)
+    if end is None:
+        return condition.evidence
+    clear = f"`traind gpu clear {reading.gpu.index}`"
+    return f"{condition.evidence}; nothing starts there until {end}, or {clear}"
+
+
+def _cordoned(reading: GpuReading, cordon: Cordon) -> str:
+    why = "" if cordon.reason is None else f": {cordon.reason}"
+    return f"{named(reading.gpu)} is cordoned by {cordon.by}{why}"
+
+
+def _too_warm(reading: GpuReading, settings: GpuHealthSettings) -> list[str]:
+    celsius, limit = reading.temperature_c, reading.vitals.slowdown_c
+    if celsius is None or not limit or celsius < limit - settings.hot_margin_c:
+        return []
+    return [f"{named(reading.gpu)} is at {celsius} °C and slows down at {limit} °C"]
+
+
+def observed(reading: GpuReading, claim_pids: Collection[int]) -> int:
+    """MiB that these processes hold on the GPU: what is known, and for those of which the driver
+    does not say all that nobody else explains (an upper bound).
+    """
+    own = [process for process in reading.processes if process.pid in claim_pids]
+    known = sum(process.memory_mib or 0 for process in own)
+    silent = any(process.memory_mib is None for process in own)
+    return known + (_unexplained(reading) if silent else 0)
+
+
+def foreign(reading: GpuReading, all_job_pids: Collection[int], limit_mib: int) -> str | None:
+    """Why a process of no job keeps the GPU from being given to one job alone, or None.
+
+    `limit_mib` is what a forgotten context may hold. Display (graphics) processes never count.
+    A process of which the driver does not say counts with all memory that nobody explains.
+    """
+    strangers = [
+        (_held(reading, process), process.pid)
+        for process in reading.processes
+        if process.kind != "graphics"
+        and process.pid != UNKNOWN_PID
+        and process.pid not in all_job_pids
+    ]
+    memory_mib, pid = max(strangers, default=(0, 0))
+    if memory_mib <= limit_mib:
+        return None
+    return f"{named(reading.gpu)}: process {pid} holds {size_text(memory_mib)} and is of no job"
+
+
+def released(
+    reading: GpuReading,
+    *,
+    exclusive: bool,
+    baseline_mib: int,
+    pids: Collection[int],
+    slack_mib: int,
+) -> bool:
+    """Whether an ended attempt has left the GPU: none of its `pids` is listed, and where it had
+    the GPU to itself no more is used than before it (`baseline_mib`), give or take `slack_mib`.
+
+    A GPU that cannot be read has not been seen empty: False.
+    """
+    if reading.fault is not None or any(process.pid in pids for process in reading.processes):
+        return False
+    return not exclusive or reading.used_mib <= baseline_mib + slack_mib
+
+
+def _held(reading: GpuReading, process: GpuProcess) -> int:
+    return _unexplained(reading) if process.memory_mib is None else process.memory_mib
+
+
+def _unexplained(reading: GpuReading) -> int:
+    return max(0, reading.used_mib - sum(p.memory_mib or 0 for p in reading.processes))

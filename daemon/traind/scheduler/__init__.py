@@ -1,0 +1,30 @@
+"""What should start now, and why everything else waits. Pure: values in, a plan out."""
+
+from traind.scheduler.matching import gpu_means
+from traind.scheduler.order import delay_reason, plan
+from traind.scheduler.refusal import refusals
+from traind.scheduler.world import (
+    Grant,
+    Holding,
+    Host,
+    Owner,
+    Plan,
+    SharingPolicy,
+    Start,
+    World,
+)
+
+__all__ = [
+    "Grant",
+    "Holding",
+    "Host",
+    "Owner",
+    "Plan",
+    "SharingPolicy",
+    "Start",
+    "World",
+    "delay_reason",
+    "gpu_means",
+    "plan",
+    "refusals",
+]

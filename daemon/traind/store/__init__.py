@@ -1,0 +1,1 @@
+"""The only SQL of traind: one thread, one connection, one door for state."""

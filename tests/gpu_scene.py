@@ -1,0 +1,67 @@
+"""GPUs that do not exist, put on the stage for a test, and what the daemon makes of them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from harness import Daemon, eventually
+
+CARD = 24564
+LONG = "sleep 600"
+
+
+def describe(path: Path, *gpus: dict[str, Any], **scene: Any) -> Path:
+    """Put the GPUs into the file that is read, whole or not at all."""
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps({"gpus": list(gpus), **scene}))
+    return new.rename(path)
+
+
+def reason(daemon: Daemon, number: int, code: str) -> str:
+    """The sentence why a job waits, once the reason has this code."""
+
+    def told() -> str | None:
+        found = daemon.job(number)["reason"]
+        return found["detail"] if found and found["code"] == code else None
+
+    return eventually(told, what=f"reason {code}")
+
+
+def scene(daemon: Daemon, *gpus: dict[str, Any]) -> None:
+    """Have the GPUs be so from now on; what is not said is as usual."""
+    described = [{"memory_mib": CARD} | gpu for gpu in gpus]
+    describe(Path(str(daemon.simulate)), *described)
+
+
+def xid(number: int, seq: int = 1, pid: int | None = None) -> dict[str, Any]:
+    """That a GPU has an XID."""
+    return {"xids": [{"seq": seq, "xid": number, "pid": pid}]}
+
+
+def health(daemon: Daemon, index: int) -> dict[str, Any]:
+    """How a GPU is."""
+    found: dict[str, Any] = daemon.ask("GET", "/v1/gpus").json["gpus"][index]["health"]
+    return found
+
+
+def codes(daemon: Daemon, index: int) -> list[str]:
+    """What is wrong with a GPU, the worst first."""
+    return [condition["code"] for condition in health(daemon, index)["conditions"]]
+
+
+def closed(daemon: Daemon, index: int) -> str:
+    """What is said of a GPU, once nothing new may start there."""
+    eventually(lambda: not health(daemon, index)["allocatable"], what="a closed GPU")
+    return str(health(daemon, index)["sentence"])
+
+
+def running(daemon: Daemon, **fields: Any) -> tuple[int, int]:
+    """A job that runs on one GPU, and the pid of its main process."""
+    number = daemon.submit(f"exec {LONG}", gpus=1, **fields)
+    daemon.wait(number, "running")
+    return number, daemon.main_pid(number)
+
+
+def gpu_of(job: dict[str, Any]) -> list[int]:
+    """The indices of the GPUs that a job has or had."""
+    return [gpu["index"] for gpu in job["gpus_allotted"]]
