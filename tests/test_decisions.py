@@ -21,7 +21,7 @@ from traind.job import (
     WaitReason,
 )
 from traind.jobspec import JobSpec
-from traind.lifecycle import Requeue, RequeuePolicy, hold_reason, settle
+from traind.lifecycle import Requeue, RequeuePolicy, hold_reason, settle, submitted
 from traind.store.moves import Again, Amend, Hold, Release, Stop
 from traind.verdict import judge
 
@@ -40,36 +40,10 @@ POLICY = RequeuePolicy(
     crash_loop_within=SECOND,
     avoid_for=timedelta(hours=24),
 )
-JOB = Job(
-    id=7,
-    array_id=None,
-    array_index=None,
-    user="alice",
-    uid=1001,
-    spec=JobSpec(command="true"),
-    state=JobState.QUEUED,
-    outcome=None,
-    cause=None,
-    hold=None,
-    held_by=None,
-    stop=None,
-    signals=(),
+JOB = replace(
+    submitted(7, JobSpec(command="true"), user="alice", uid=1001, now=NOW),
     attempt=1,
     budget=Budget(free=3),
-    priority=0,
-    submitted_at=NOW,
-    eligible_at=NOW,
-    started_at=None,
-    finished_at=None,
-    exit_code=None,
-    signal=None,
-    peak_memory_mib=None,
-    gpu_seconds=0.0,
-    progress_step=None,
-    progress_total=None,
-    log_path=None,
-    leases=(),
-    version=1,
 )
 
 

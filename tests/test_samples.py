@@ -199,11 +199,11 @@ def test_a_gpu_that_does_not_tell_leaves_gaps_and_no_nought(box: CheckedDaemon) 
     assert job["peak_gpu_memory_mib"] == 24576
 
 
-def test_a_gpu_that_is_lost_has_no_figures_and_the_host_has(box: CheckedDaemon) -> None:
+def test_a_gpu_that_cannot_be_read_has_no_figures_and_the_host_has(box: CheckedDaemon) -> None:
     daemon = box.start()
     number = running(daemon, gpus=1)
     sampled(daemon, number, lambda one: one["gpus"][0]["busy_pct"] == 80)
-    describe(daemon, CARD | {"lost": True})
+    describe(daemon, CARD | {"hang_s": 600})
     sample = sampled(daemon, number, lambda one: one["gpus"][0]["busy_pct"] is None)
     assert sample["gpus"][0]["memory_mib"] is None
     assert sample["processes"] == 1

@@ -11,6 +11,7 @@ from traind.boxwire import UsageBy, UsageReport, UsageView
 from traind.errors import ErrorCode, FieldError, TraindError
 from traind.jobspec import Instant
 from traind.store.usage import Usage
+from traind.wire import rounded
 
 _USUAL_SPAN = timedelta(days=30)
 
@@ -52,5 +53,5 @@ def _view(used: Usage) -> UsageView:
         attempts=used.attempts,
         hours=round(used.hours, 6),
         gpu_hours=round(used.gpu_hours, 6),
-        energy_wh=None if used.energy_wh is None else round(used.energy_wh, 3),
+        energy_wh=rounded(used.energy_wh, 3),
     )

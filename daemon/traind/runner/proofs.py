@@ -1,6 +1,7 @@
 """What a run directory proves, read by the daemon: whether an attempt lives, and how it ended."""
 
 import fcntl
+import functools
 import os
 import signal
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ from traind.job import Exit, LaunchError
 from traind.runner.rundir import FLOCK
 
 
+@functools.cache
 def boot_id() -> str:
     """The kernel's name for this boot."""
     with open("/proc/sys/kernel/random/boot_id") as file:

@@ -3,7 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, assert_never
 
 from traind.errors import ErrorCode, TraindError
@@ -234,9 +234,10 @@ def _ended(
     connection: sqlite3.Connection, job: Job, ended: Ended, now: datetime
 ) -> tuple[Columns, Columns]:
     settled, verdict = ended.settled, ended.settled.verdict
-    if job.state in OWNING:
-        _end_attempt(connection, job, ended, now)
     columns: dict[str, Any] = {**_NO_STOP, **_NO_HOLD, "signals": "[]"}
+    if job.state in OWNING:
+        columns["started_at"] = _began(job, ended, now)
+        _end_attempt(connection, job, ended, columns["started_at"], now)
     columns |= {"cause_code": verdict.cause.code, "cause_detail": verdict.cause.detail}
     columns |= {"exit_code": verdict.exit_code, "signal": verdict.signal}
     columns |= {"peak_memory_mib": ended.peak_memory_mib}
@@ -258,6 +259,14 @@ def _ended(
         columns |= {"held_by": settled.held_by, "hold_code": settled.hold.code}
         columns |= {"hold_detail": settled.hold.detail}
     return columns, facts
+
+
+def _began(job: Job, ended: Ended, now: datetime) -> int | None:
+    """When the attempt started: a quick one may be over before its start could be noted."""
+    began = job.started_at
+    if began is None and ended.run_s is not None:
+        began = now - timedelta(seconds=ended.run_s)
+    return None if began is None else to_us(began)
 
 
 def _budget(budget: Budget) -> Columns:
@@ -308,7 +317,9 @@ def stored_spec(spec: JobSpec) -> str:
     return unheld.model_dump_json(exclude_defaults=True)
 
 
-def _end_attempt(connection: sqlite3.Connection, job: Job, ended: Ended, now: datetime) -> None:
+def _end_attempt(
+    connection: sqlite3.Connection, job: Job, ended: Ended, began: int | None, now: datetime
+) -> None:
     verdict: Verdict = ended.settled.verdict
     key = {"job": job.id, "number": job.attempt}
     connection.execute(
@@ -318,7 +329,8 @@ def _end_attempt(connection: sqlite3.Connection, job: Job, ended: Ended, now: da
     )
     connection.execute(
         "UPDATE attempt SET ended_at = :at, outcome = :outcome, cause_code = :code, "
-        "cause_detail = :detail, exit_code = :exit, signal = :signal, peak_memory_mib = :peak "
+        "cause_detail = :detail, exit_code = :exit, signal = :signal, peak_memory_mib = :peak, "
+        "started_at = COALESCE(started_at, :began) "
         "WHERE job_id = :job AND number = :number",
         {
             **key,
@@ -329,5 +341,6 @@ def _end_attempt(connection: sqlite3.Connection, job: Job, ended: Ended, now: da
             "exit": verdict.exit_code,
             "signal": verdict.signal,
             "peak": ended.peak_memory_mib,
+            "began": began,
         },
     )

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from traind.hub import Hub
 from traind.job import Job, Pause
-from traind.store.advance import advance
+from traind.store.advance import advance_from
 from traind.store.database import Database
 from traind.store.moves import Stop
 from traind.store.rows import JOBS, from_us, jobs_of, to_us
@@ -42,7 +42,7 @@ class ControlStore:
             states = "('starting', 'running', 'stopping')"
             rows = connection.execute(f"{JOBS} WHERE job.state IN {states} ORDER BY job.id")
             owning = jobs_of(connection, rows)
-            return [advance(connection, job.id, order(job), now=now) for job in owning]
+            return [advance_from(connection, job, order(job), now=now) for job in owning]
 
         def tell(stopped: list[Job]) -> None:
             self.pause = Pause(by=by, at=now)

@@ -10,7 +10,7 @@ from traind.errors import ErrorCode, TraindError
 from traind.hub import Hub
 from traind.job import Attempt, Job, JobState, Lane
 from traind.meters import Histogram
-from traind.store.advance import advance, note_start, read_job
+from traind.store.advance import advance, advance_from, note_start, read_job
 from traind.store.controls import read_pause
 from traind.store.database import Database
 from traind.store.listing import JobFilter, listing
@@ -123,7 +123,7 @@ class JobStore:
         def work(connection: sqlite3.Connection) -> Job:
             job = read_job(connection, job_id)
             for move in decide(job):
-                job = advance(connection, job_id, move, now=now)
+                job = advance_from(connection, job, move, now=now)
             return job
 
         return await self._database.run(work, self._hub.job_changed)
@@ -164,7 +164,7 @@ class JobStore:
         def work(connection: sqlite3.Connection) -> Job:
             job, move = read_job(connection, job_id), Started(boottime_s=boottime_s)
             if job.state is JobState.STARTING:
-                return advance(connection, job_id, move, now=now)
+                return advance_from(connection, job, move, now=now)
             note_start(connection, job, move, now=now)
             return job
 
