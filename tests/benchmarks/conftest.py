@@ -18,7 +18,7 @@ from harness import Daemon, daemon_in, eventually
 _REPORT = pytest.StashKey[Report]()
 
 Starter = Callable[..., Daemon]
-"""Starts a daemon with so many cores for jobs."""
+"""Starts a daemon with so many cores for jobs, and with the GPUs that a file describes."""
 
 PeerStarter = Callable[[int], Peers]
 """Starts the peers that are installed, each with so many slots."""
@@ -58,10 +58,13 @@ def start(tmp_path: Path) -> Iterator[Starter]:
     """Starts daemons with defaults but for the cores that jobs may have together."""
     with contextlib.ExitStack() as stack:
 
-        def started(name: str, *, cpus: int) -> Daemon:
+        def started(name: str, *, cpus: int, simulate: Path | None = None) -> Daemon:
             (tmp_path / name).mkdir()
             config = f"[host]\ncpus = {cpus}\n"
-            return stack.enter_context(daemon_in(tmp_path / name, config=config)).start()
+            daemon: Daemon = stack.enter_context(daemon_in(tmp_path / name, config=config))
+            if simulate:
+                daemon.simulate = str(simulate)
+            return daemon.start()
 
         yield started
 
