@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from accounts import SharedDaemon, Village, shared_daemon, village
 from contract import CheckedDaemon
@@ -13,6 +14,15 @@ from gpu_scene import CARD, describe
 from harness import SHORT, Daemon, daemon_in
 
 __all__ = ["village"]
+
+# The same examples in every run, however slow the machine: what fails here fails everywhere.
+settings.register_profile(
+    "suite",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("suite")
 
 
 @pytest.fixture
@@ -45,6 +55,7 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CheckedDaemon]:
     """One daemon for all tests of a module, each of whose answers is checked."""
     with daemon_in(tmp_path_factory.mktemp("box"), CheckedDaemon) as daemon:
         daemon.start()
+        daemon.ready()
         yield daemon
 
 

@@ -15,10 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from traind.gpus.monitor import NOT_YET
+
 T = TypeVar("T")
 D = TypeVar("D", bound="Daemon")
 
-DEADLINE_S = 30.0
+DEADLINE_S = 90.0
+"""How long anything may take before a test gives up: it costs nothing where all is well, and a
+machine that is busy with other things is no failure.
+"""
 SHORT = """
 [gpus]
 sample_busy = "1s"
@@ -108,7 +113,7 @@ class Daemon:
         return command + (["--simulate", self.simulate] if self.simulate else [])
 
     def start(self, **env: str) -> "Daemon":
-        """Start it and wait until it serves."""
+        """Start it and wait until it serves, and has looked at its GPUs."""
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
                 self.command(),
@@ -120,7 +125,21 @@ class Daemon:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line.startswith("ready "), f"{line!r} {self.log.read_text()}"
+        eventually(self._has_looked, what="a first look at the GPUs")
         return self
+
+    def _has_looked(self) -> bool:
+        """Whether it knows its GPUs, or why not: a slow machine is not waited for by the daemon."""
+        assert self.process is not None
+        assert self.process.poll() is None, self.log.read_text()
+        with contextlib.suppress(ConnectionError):
+            told = self.ask("GET", "/v1/gpus").json
+            return told["read_at"] is not None or told["fault"] != NOT_YET
+        return False
+
+    def ready(self) -> None:
+        """Wait until it can start jobs."""
+        eventually(lambda: self.ask("GET", "/readyz").status == 200, what="ready")
 
     def refused(self, **env: str) -> subprocess.CompletedProcess[str]:
         """Start it where it will not run: its exit code and what it says."""
@@ -222,7 +241,7 @@ class Daemon:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=DEADLINE_S,
             cwd=cwd or self.home,
             input=stdin,
             env=self._environment() | {"TRAIND_SOCKET": str(self.socket)},

@@ -148,7 +148,7 @@ def test_a_dry_run_tells_where_a_job_would_start_and_stores_nothing(tmp_path: Pa
             told: dict[str, Any] = box.ask("POST", "/v1/jobs?dry_run=1", order).json["reason"]
             return told
 
-        eventually(lambda: reason()["code"] != "launcher", what="the launcher")
+        eventually(lambda: reason()["code"] == "starts", what="launcher and GPUs")
         answer = box.ask("POST", "/v1/jobs?dry_run=1", order)
         assert answer.status == 200
         assert (answer.json["id"], answer.json["name"]) == (0, "perhaps")

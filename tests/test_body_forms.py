@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contract import FAR, CheckedDaemon
@@ -362,9 +362,7 @@ queries = st.lists(
 
 
 @given(body=bodies, kind=kinds, query=queries)
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=150)
 def test_whatever_comes_is_stored_or_refused_in_words(
     box: CheckedDaemon, body: bytes, kind: str, query: list[tuple[str, str]]
 ) -> None:

@@ -37,7 +37,7 @@ def test_a_claim_that_is_refused_is_told_once_and_not_tried_over_and_over(
     eventually(lambda: "claim refused" in daemon.log.read_text(), what="the refusal told")
     before = commits(daemon)
     other = daemon.submit("sleep 2")
-    assert daemon.ask("GET", f"/v1/jobs/{other}?wait=30").json["outcome"] == "succeeded"
+    daemon.wait(other, outcome="succeeded")
     assert daemon.job(number)["state"] == "queued"
     assert daemon.log.read_text().count("claim refused") == 1
     assert commits(daemon) - before < 100

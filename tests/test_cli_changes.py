@@ -32,7 +32,8 @@ def test_a_job_is_submitted_on_hold_and_released_for_later(box: CheckedDaemon) -
 
 def test_a_submission_can_be_tested_only(box: CheckedDaemon) -> None:
     before = box.newest()
-    assert "would start now on GPU" in said(box, "submit", "--test-only", "-G1", "true")
+    rehearsed = ("submit", "--test-only", "-G1", "true")
+    eventually(lambda: "would start now on GPU" in said(box, *rehearsed), what="a free GPU")
     waits = said(box, "submit", "--dry-run", "--begin", FAR, "-G1", "true")
     assert waits.startswith("it would wait: it does not start before")
     refused = box.cli("submit", "--test-only", "-G9", "true")

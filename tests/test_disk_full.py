@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -102,6 +103,14 @@ def test_on_a_full_disk_jobs_run_on_reads_go_on_and_nothing_is_lost(
     assert daemon.process.poll() is None
 
 
+REFUSED, AGAIN = "samples not stored", "samples are stored again"
+
+
+def said_of_samples(daemon: CheckedDaemon) -> list[str]:
+    """What the daemon said of whether samples are stored, one after the other."""
+    return re.findall(f"{REFUSED}|{AGAIN}", daemon.log.read_text())
+
+
 def test_samples_that_find_no_room_are_dropped_and_come_again_with_it(
     cramped: CheckedDaemon,
 ) -> None:
@@ -110,15 +119,16 @@ def test_samples_that_find_no_room_are_dropped_and_come_again_with_it(
     daemon.start()
     running = gated(daemon)
     ballast = fill(daemon)
-    eventually(lambda: "samples not stored" in daemon.log.read_text(), what="a refused round")
+    eventually(lambda: said_of_samples(daemon), what="a refused round")
     before = daemon.job(running)
     assert before["state"] == "running"
     ballast.unlink()
-    eventually(lambda: "stored again" in daemon.log.read_text(), what="a round that is stored")
+    eventually(lambda: said_of_samples(daemon)[-1] == AGAIN, what="a round that is stored")
     since = f"since={before['started_at']}"
     known = len(daemon.ask("GET", f"/v1/jobs/{running}/samples?{since}").json["samples"])
     assert known > 0
-    assert daemon.log.read_text().count("samples not stored") == 1
+    said = said_of_samples(daemon)
+    assert said == [REFUSED, AGAIN] * (len(said) // 2), "each change is told once"
     (daemon.home / "gate").write_text("go\n")
     daemon.wait(running, outcome="failed", exit_code=3)
 

@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contract import FAR, CheckedDaemon
@@ -15,9 +15,7 @@ from test_property_orders import RELATED, VALID, anything, bare, texts
 from traind.api.overrides import OPTION_PARAMETERS, option_of
 from traind.options import Kind
 
-SLOWLY = settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+SLOWLY = settings(max_examples=12)
 WAITS = {"command": "true", "begin_at": FAR}
 """An order that waits all through a test."""
 

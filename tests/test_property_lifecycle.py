@@ -335,7 +335,7 @@ def move_of(name: str, job: Job) -> Move:
 
 
 @given(st.lists(st.sampled_from(["claim", *MOVES]), max_size=25))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_the_store_makes_the_moves_of_the_table_and_no_other(names: list[str]) -> None:
     cells, held = table(), "requeue held"
     with tables() as connection:
@@ -379,7 +379,7 @@ def assert_whole(connection: sqlite3.Connection, job: Job) -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from(StopReason), st.integers(0, 99)), min_size=1, max_size=6))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_stronger_reason_to_stop_replaces_a_weaker_and_no_deadline_moves_away(
     orders: list[tuple[StopReason, int]],
 ) -> None:

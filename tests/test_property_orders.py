@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contract import FAR, CheckedDaemon
@@ -106,7 +106,7 @@ def bare(name: str) -> str:
 
 
 @given(orders)
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 def test_an_order_is_refused_by_name_or_has_a_normal_form(order: dict[str, Any]) -> None:
     spec = taken(order)
     if spec is None:
@@ -120,9 +120,7 @@ def test_an_order_is_refused_by_name_or_has_a_normal_form(order: dict[str, Any])
 
 @pytest.mark.parametrize("name", sorted(VALID))
 @given(value=anything)
-@settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=15)
 def test_whatever_stands_in_a_field_the_daemon_refuses_or_stores_it(
     box: CheckedDaemon, name: str, value: Any
 ) -> None:

@@ -4,6 +4,7 @@ Each process stops itself at a place of the start protocol and is killed there, 
 others; then the next daemon must find out what happened.
 """
 
+import contextlib
 import os
 import signal
 from collections import Counter
@@ -100,7 +101,8 @@ def kill(daemon: Daemon, *pids: int) -> None:
     """SIGKILL while none of them can act on the end of another, and wait for the ends."""
     for number in (signal.SIGSTOP, signal.SIGKILL):
         for pid in pids:
-            os.kill(pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it was just about to end by itself
+                os.kill(pid, number)
     if daemon.pid in pids:
         daemon.reap()
     eventually(lambda: not any(map(alive, pids)), what="the ends of the killed")

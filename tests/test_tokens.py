@@ -21,7 +21,9 @@ PATHS = [(route.method, route.path, route.scope) for route in ROUTES]
 @pytest.fixture(scope="module")
 def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CheckedDaemon]:
     with daemon_in(tmp_path_factory.mktemp("tokens"), CheckedDaemon, flags=TCP) as daemon:
-        yield daemon.start()  # type: ignore[misc]
+        daemon.start()
+        daemon.ready()
+        yield daemon
 
 
 def address(daemon: Daemon) -> str:

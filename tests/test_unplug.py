@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from contract import FAR
+from gpu_scene import reason
 from harness import Daemon, alive, eventually
 
 
@@ -34,10 +35,9 @@ def test_what_ran_is_held_and_what_waited_waits_on(daemon: Daemon) -> None:
         assert held["cause"]["code"] == "unplugged"
         assert held["reason"]["code"] == "held"
     assert not alive(main)
-    reason = daemon.job(first)["reason"]
-    assert (reason["code"], reason["facts"]) == ("paused", {"by": me})
-    assert "unplug --resume" in reason["detail"]
-    assert daemon.job(later)["reason"]["code"] == "begin_time"
+    assert "unplug --resume" in reason(daemon, first, "paused")
+    assert daemon.job(first)["reason"]["facts"] == {"by": me}
+    reason(daemon, later, "begin_time")
     assert daemon.ask("DELETE", "/v1/unplug").json == {"paused": None, "stopping": []}
     daemon.wait(first, outcome="succeeded")
     assert paused(daemon) is None
@@ -52,7 +52,7 @@ def test_the_pause_survives_kill_9_and_so_do_the_orders_to_stop(daemon: Daemon) 
     assert daemon.wait(number, "held")["cause"]["code"] == "unplugged"
     assert not alive(main)
     assert paused(daemon) == since
-    assert daemon.job(waiting)["reason"]["code"] == "paused"
+    assert "unplug" in reason(daemon, waiting, "paused")
     daemon.ask("DELETE", "/v1/unplug")
     daemon.restart()
     assert paused(daemon) is None

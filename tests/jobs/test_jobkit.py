@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -66,10 +65,8 @@ def test_a_request_ends_a_sleep(
 ) -> None:
     timer = threading.Timer(0.2, request_stop, [tmp_path])
     timer.start()
-    started = time.monotonic()
-    stop.sleep(60)
+    stop.sleep(3600)  # longer than a test may take
     timer.join()
-    assert time.monotonic() - started < 30
 
 
 def test_metrics_are_appended_as_lines_and_an_undefined_number_is_null(tmp_path: Path) -> None:
