@@ -103,6 +103,30 @@ def test_what_the_driver_says_outweighs_a_fatal_xid_in_time() -> None:
     assert ailments(gone) == {"xid_79": Ailment.FATAL_REBOOT}
 
 
+TO_RESET = "GPU recovery action changed from 0x0 (None) to 0x1 (GPU Reset Required)"
+TO_NONE = "GPU recovery action changed from 0x1 (GPU Reset Required) to 0x0 (None)"
+
+
+def test_the_drivers_word_in_the_log_lifts_an_xid_also_between_two_readings() -> None:
+    struck = after(Chart(), seen(119, logged=True), seen(154, logged=True, detail=TO_RESET))
+    word = seen(154, logged=True, detail=TO_NONE)
+    visit = Visit(reading=WELL, fresh=False, xids=(word,), boot_id="this", now=later_by(seconds=1))
+    lifted = examine(struck, visit, RULES)
+    assert {each.gone_at for each in lifted.record.conditions} == {later_by(seconds=1)}
+    assert ailments(after(lifted, at=later_by(seconds=62))) == {}
+
+
+def test_the_drivers_word_lifts_what_a_log_read_in_one_go_tells_before_it_not_behind() -> None:
+    struck, word = seen(119, logged=True), seen(154, logged=True, detail=TO_NONE)
+    lifted = after(Chart(), struck, seen(154, logged=True, detail=TO_RESET), word)
+    assert {each.code: each.gone_at for each in lifted.record.conditions} == {
+        "xid_119": NOW,
+        "xid_154": NOW,
+    }
+    for xids in ((word, struck), (struck, word, struck), (seen(119), word)):
+        assert [each.gone_at for each in after(Chart(), *xids).record.conditions] == [None]
+
+
 def later_by(**span: float) -> datetime:
     return NOW + timedelta(**span)
 

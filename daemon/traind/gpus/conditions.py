@@ -78,16 +78,27 @@ def examine(chart: Chart, visit: Visit, settings: GpuHealthSettings) -> Chart:
         now=visit.now,
         settings=settings,
     )
-    for sighting in visit.xids:
+    lifted, standing = _around_the_word(visit.xids)
+    for sighting in standing:
         findings += of_xid(sighting, around)
     bedside = _Bedside(chart, visit, settings)
     known = {condition.code: condition for condition in chart.record.conditions}
+    bedside.admit(known, (finding for each in lifted for finding in of_xid(each, around)))
     bedside.age(known, {finding.code for finding in findings})
     bedside.admit(known, findings)
     _weigh(known, around)
     repairs = bedside.discharge(known)
     record = MedicalRecord(conditions=tuple(known.values()), repairs=repairs)
     return Chart(record=record, trend=trend)
+
+
+def _around_the_word(xids: Sequence[XidSighting]) -> tuple[list[XidSighting], list[XidSighting]]:
+    """(what the log tells before the driver's word that nothing is needed any more, all others):
+    a log that is read in one go has both. NVML's are of no known order, they stand.
+    """
+    word = max((n for n, each in enumerate(xids) if verdict_told(each) == ACTION_NONE), default=0)
+    lifted = [each for each in xids[:word] if each.logged]
+    return lifted, [each for n, each in enumerate(xids) if n >= word or not each.logged]
 
 
 def _stuck(reading: GpuReading, pid: int) -> Finding:
@@ -114,13 +125,14 @@ class _Bedside:
                 known[code] = replace(condition, gone_at=self._visit.now)
 
     def _is_over(self, condition: Condition) -> bool:
-        """Only a GPU that can be read is seen to be well."""
-        if not self._readable:
-            return False
+        """Only a GPU that can be read is seen to be well; the driver's word needs no reading."""
         rebooted = condition.boot_id != self._visit.boot_id
         lately = self._visit.now - condition.since <= self._settings.verdict_wait
-        if self._lifted and lately and condition.code.startswith("xid_"):
+        meant = condition.lasts is Lasts.UNTIL_RESET or (lately and _is_xid(condition))
+        if self._lifted and meant:
             return True
+        if not self._readable:
+            return False
         match condition.lasts:
             case Lasts.SEEN:
                 return True
@@ -188,6 +200,10 @@ class _Bedside:
                 repairs += (Repair(code=code, at=now, by_reset=by_reset),)
         oldest = now - self._settings.relapse_within
         return tuple(repair for repair in repairs if repair.at >= oldest)
+
+
+def _is_xid(condition: Condition) -> bool:
+    return condition.code.startswith("xid_")
 
 
 def _outranks(one: Condition, other: Condition) -> bool:
