@@ -18,7 +18,9 @@ from typing import Any
 import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
-DEADLINE_S = 60.0
+GATED = str(Path(__file__).resolve().with_name("gated.py"))
+DEADLINE_S = 600.0
+"""How long anything may take: a busy machine trains slowly."""
 
 
 def wait_until(condition: Callable[[], object], what: str) -> None:
@@ -68,6 +70,7 @@ class Job:
         self.checkpoints = directory / "checkpoints"
         self.metrics = directory / "metrics"
         self.stop_file = directory / "stop"
+        self.gate = directory / "gate"
         self.processes: list[subprocess.Popen[bytes]] = []
         directory.mkdir(exist_ok=True)
 
@@ -95,6 +98,11 @@ class Job:
             )
         self.processes.append(process)
         return process
+
+    def start_held(self, hold: str, *arguments: str, **extra: str) -> subprocess.Popen[bytes]:
+        """Start a script that waits at the gate (see gated.py) until `self.gate` is there."""
+        self.gate.unlink(missing_ok=True)
+        return self.start(GATED, *arguments, HOLD=hold, GATE=str(self.gate), **extra)
 
     def run(self, *arguments: str, **extra: str) -> int:
         return self.start(*arguments, **extra).wait(DEADLINE_S)

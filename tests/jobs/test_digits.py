@@ -14,6 +14,7 @@ import psutil
 import pytest
 from job_process import (
     DEADLINE_S,
+    GATED,
     ROOT,
     Job,
     catches_sigterm,
@@ -27,6 +28,7 @@ from jobkit.checkpoint import read_checkpoint
 
 from traind.jobspec import read_spec
 
+pytestmark = pytest.mark.timeout(1200)
 DIGITS = ROOT / "jobs" / "digits.py"
 LAUNCH = ROOT / "jobs" / "launch.py"
 TORCHRUN = ["-m", "torch.distributed.run"]
@@ -34,10 +36,12 @@ TWO_RANKS = ["--nproc-per-node", "2", str(DIGITS)]
 CHECKPOINTED = 75
 STEPS_PER_EPOCH = 22
 
-# Long enough to be interrupted in the middle, also in the middle of an epoch.
+# Interrupted in the middle of an epoch.
 EPOCHS = 3
 SHORT = ["--epochs", str(EPOCHS), "--checkpoint-every", "15"]
 STEPS = EPOCHS * STEPS_PER_EPOCH
+HELD_AT = "25"
+"""Behind which step of a run it waits to be interrupted: 40 of one that was resumed from 15."""
 
 
 @pytest.fixture(scope="module")
@@ -101,9 +105,10 @@ def test_an_interrupted_run_ends_with_the_same_result_as_an_uninterrupted_one(
     interruptions: list[Callable[[Job, subprocess.Popen[bytes]], int]],
 ) -> None:
     for count, interrupt in enumerate(interruptions, start=1):
-        process = job.start(str(DIGITS), *SHORT, "--step-delay", "0.05")
+        process = job.start_held(HELD_AT, str(DIGITS), *SHORT)
         job.wait_for_step(20 * count)
         code = interrupt(job, process)
+        job.gate.touch()
         assert process.wait(DEADLINE_S) == code, job.log()
         assert job.log().count("stopped (") == (code == CHECKPOINTED)
         assert 15 <= job.saved_steps()[-1] < STEPS
@@ -117,9 +122,10 @@ def test_an_interrupted_run_ends_with_the_same_result_as_an_uninterrupted_one(
 
 @pytest.mark.slow
 def test_sigterm_while_torch_is_imported_is_answered_with_a_checkpoint(job: Job) -> None:
-    process = job.start(str(DIGITS), *SHORT)
+    process = job.start_held("torch", str(DIGITS), *SHORT)
     wait_until(lambda: catches_sigterm(process.pid), "the handler")
     process.terminate()
+    job.gate.touch()
     assert process.wait(DEADLINE_S) == CHECKPOINTED, job.log()
     assert "stopped (SIGTERM): step 0/66" in job.log()
     assert job.saved_steps() == [0]
@@ -156,11 +162,13 @@ def test_a_batch_that_does_not_divide_among_the_ranks_is_refused(job: Job) -> No
 
 @pytest.mark.slow
 def test_two_ranks_agree_to_stop_and_end_with_one_network(job: Job) -> None:
-    process = job.start(str(LAUNCH), *TWO_RANKS, *SHORT, "--step-delay", "0.05")
+    held = {"HOLD": HELD_AT, "GATE": str(job.gate)}
+    process = job.start(str(LAUNCH), "--nproc-per-node", "2", GATED, str(DIGITS), *SHORT, **held)
     job.wait_for_step(20)
     tree = psutil.Process(process.pid).children(recursive=True)
     ranks = {member.environ()["RANK"]: member for member in tree}
     ranks["1"].terminate()
+    job.gate.touch()
     assert process.wait(DEADLINE_S) == CHECKPOINTED, job.log()
     assert "stopped (asked on another rank)" in job.log()
     stopped_at = job.saved_steps()[-1]

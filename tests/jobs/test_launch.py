@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import subprocess
-
 import pytest
 from job_process import DEADLINE_S, ROOT, Job, catches_sigterm, wait_until
 
+pytestmark = pytest.mark.timeout(1200)
 LAUNCH = str(ROOT / "jobs" / "launch.py")
 CHECKPOINTED = 75
 
 ENTER = "Path(f'rank-{rank}').touch()"
 IGNORE_SIGTERM = f"signal.signal(signal.SIGTERM, signal.SIG_IGN); {ENTER}"
 ANSWER_SIGTERM = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))"
-WAIT_FOR_SIGTERM = f"{ANSWER_SIGTERM}; {ENTER}; time.sleep(60)"
+WAIT_FOR_SIGTERM = f"{ANSWER_SIGTERM}; {ENTER}; time.sleep(600)"
 WAIT_FOR_RANK_1 = "[time.sleep(0.01) for _ in iter(Path('rank-1').exists, True)]"
 
 
-def start(job: Job, rank_0: str, rank_1: str) -> subprocess.Popen[bytes]:
+def script_of(job: Job, rank_0: str, rank_1: str) -> list[str]:
+    """The command line of a launch of two ranks that do this."""
     script = job.directory / "script.py"
     script.write_text(
         "import os, signal, sys, time\n"
@@ -26,7 +26,7 @@ def start(job: Job, rank_0: str, rank_1: str) -> subprocess.Popen[bytes]:
         f"if rank == '0': {rank_0}\n"
         f"else: {rank_1}\n"
     )
-    return job.start(LAUNCH, "--nproc-per-node", "2", str(script))
+    return [LAUNCH, "--nproc-per-node", "2", str(script)]
 
 
 @pytest.mark.slow
@@ -42,13 +42,13 @@ def start(job: Job, rank_0: str, rank_1: str) -> subprocess.Popen[bytes]:
 def test_75_from_one_rank_alone_is_not_passed_on(
     job: Job, rank_0: str, rank_1: str, code: int
 ) -> None:
-    process = start(job, rank_0, rank_1)
+    process = job.start(*script_of(job, rank_0, rank_1))
     assert process.wait(DEADLINE_S) == code, job.log()
 
 
 @pytest.mark.slow
 def test_sigterm_reaches_every_rank_however_often_it_comes(job: Job) -> None:
-    process = start(job, WAIT_FOR_SIGTERM, WAIT_FOR_SIGTERM)
+    process = job.start(*script_of(job, WAIT_FOR_SIGTERM, WAIT_FOR_SIGTERM))
     ranks = [job.directory / "rank-0", job.directory / "rank-1"]
     wait_until(lambda: all(rank.exists() for rank in ranks), "the start of both ranks")
     for _ in range(3):
@@ -60,9 +60,10 @@ def test_sigterm_reaches_every_rank_however_often_it_comes(job: Job) -> None:
 
 @pytest.mark.slow
 def test_sigterm_before_there_are_ranks_keeps_the_script_from_running(job: Job) -> None:
-    process = start(job, ENTER, ENTER)
+    process = job.start_held("torch", *script_of(job, ENTER, ENTER))
     wait_until(lambda: catches_sigterm(process.pid), "the handler")
     process.terminate()
+    job.gate.touch()
     assert process.wait(DEADLINE_S) == CHECKPOINTED, job.log()
     assert not list(job.directory.glob("rank-*"))
 
