@@ -138,11 +138,8 @@ class SharedDaemon(CheckedDaemon):
 
     def start(self, **env: str) -> "SharedDaemon":
         """Start both halves, as far as they do not run, and wait until it serves."""
-        process = self._begin(env)
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line.startswith("ready "), f"{line!r} {self.log.read_text()}"
-        eventually(self._has_looked, what="a first look at the GPUs")
+        self._begin(env)
+        self.await_ready()
         return self
 
     def refuses_to_start(self) -> int:
@@ -253,7 +250,9 @@ def village() -> Iterator[Village]:
 
 
 def _administer(*command: str) -> None:
-    """Change the accounts, once nobody else does: their files have one lock."""
+    """Change the accounts, once nobody else does: their files have one lock. Who still has a
+    process that was not reaped yet cannot be removed either.
+    """
 
     def done() -> bool:
         found = subprocess.run(command, capture_output=True, text=True, check=False)

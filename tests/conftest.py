@@ -35,9 +35,9 @@ def new_daemon(tmp_path: Path) -> Iterator[Daemon]:
 @pytest.fixture
 def gpu_daemon(tmp_path: Path) -> Iterator[Daemon]:
     """A daemon, not started yet, whose two GPUs are described in a file; what was wrong with one
-    is soon over. Each of its answers is checked.
+    is soon over. Each of its answers is checked, and it judges no end before it read them again.
     """
-    settled = SHORT + '[gpus.health]\nhold_down = "200ms"\n'
+    settled = SHORT + '[gpus.health]\nhold_down = "200ms"\nending_wait = "60s"\n'
     with daemon_in(tmp_path, CheckedDaemon, config=settled) as daemon:
         cards = ({"memory_mib": CARD}, {"memory_mib": CARD})
         daemon.simulate = str(describe(daemon.home / "gpus.json", *cards))
@@ -55,7 +55,7 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CheckedDaemon]:
     """One daemon for all tests of a module, each of whose answers is checked."""
     with daemon_in(tmp_path_factory.mktemp("box"), CheckedDaemon) as daemon:
         daemon.start()
-        daemon.ready()
+        daemon.await_launcher()
         yield daemon
 
 

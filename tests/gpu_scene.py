@@ -1,6 +1,7 @@
 """GPUs that do not exist, put on the stage for a test, and what the daemon makes of them."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,12 @@ def closed(daemon: Daemon, index: int) -> str:
     """What is said of a GPU, once nothing new may start there."""
     eventually(lambda: not health(daemon, index)["allocatable"], what="a closed GPU")
     return str(health(daemon, index)["sentence"])
+
+
+def attributed(daemon: Daemon, number: int, job: int) -> None:
+    """Wait until an XID was told, and seen to be this job's while its process was there."""
+    told = re.compile(rf"XID .*\bxid={number}\b.*\bjob={job}\b")
+    eventually(lambda: told.search(daemon.log.read_text()), what=f"XID {number} of job {job}")
 
 
 def running(daemon: Daemon, **fields: Any) -> tuple[int, int]:

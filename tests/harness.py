@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -122,24 +123,42 @@ class Daemon:
                 text=True,
                 env=self._environment() | env,
             )
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line.startswith("ready "), f"{line!r} {self.log.read_text()}"
-        eventually(self._has_looked, what="a first look at the GPUs")
+        self.await_ready()
         return self
 
-    def _has_looked(self) -> bool:
-        """Whether it knows its GPUs, or why not: a slow machine is not waited for by the daemon."""
-        assert self.process is not None
-        assert self.process.poll() is None, self.log.read_text()
-        with contextlib.suppress(ConnectionError):
-            told = self.ask("GET", "/v1/gpus").json
-            return told["read_at"] is not None or told["fault"] != NOT_YET
-        return False
+    def await_ready(self) -> None:
+        """Wait until it serves and has looked at its GPUs.
 
-    def ready(self) -> None:
-        """Wait until it can start jobs."""
-        eventually(lambda: self.ask("GET", "/readyz").status == 200, what="ready")
+        Its doors open after a second also where the driver, or a busy machine, takes longer.
+        """
+        assert self.process is not None
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        ready = re.match(r"ready socket=(.*) http=", line)
+        assert ready, f"{line!r} {self.log.read_text()}"
+        door = Path(ready[1])
+
+        def looked() -> bool:
+            assert self.process is not None
+            assert self.process.poll() is None, self.log.read_text()
+            try:
+                with contextlib.closing(UnixConnection(door)) as connection:
+                    connection.request("GET", "/v1/gpus")
+                    told = json.loads(connection.getresponse().read())
+            except ConnectionError:
+                return False
+            return told["read_at"] is not None or told["fault"] != NOT_YET
+
+        eventually(looked, what="a first look at the GPUs")
+
+    def await_launcher(self) -> Any:
+        """What /readyz tells once it can start jobs: its launcher need not be up when it serves."""
+
+        def ready() -> Any:
+            answer = self.ask("GET", "/readyz")
+            return answer.json if answer.status == 200 else None
+
+        return eventually(ready, what="the launcher")
 
     def refused(self, **env: str) -> subprocess.CompletedProcess[str]:
         """Start it where it will not run: its exit code and what it says."""

@@ -46,6 +46,7 @@ def test_a_field_that_is_null_is_as_if_it_were_not_there(box: CheckedDaemon) -> 
 
 def test_a_job_that_waits_says_why_from_its_first_moment_on(box: CheckedDaemon) -> None:
     blocker = box.submit("sleep 600", gpus=2)
+    box.wait(blocker, "running")
     try:
         answer = box.ask("POST", "/v1/jobs", {"command": "true", "gpus": 1})
         job = answer.json
@@ -351,8 +352,7 @@ def test_the_daemon_tells_about_itself(box: CheckedDaemon) -> None:
     assert status["jobs"].keys() == {"held", "queued", "starting", "running", "stopping"}
     assert box.ask("GET", "/v1/whoami").json["operator"] is True
     assert box.ask("GET", "/healthz").json == {"alive": True}
-    eventually(lambda: box.ask("GET", "/readyz").status == 200, what="the launcher")
-    checks = box.ask("GET", "/readyz").json
+    checks = box.await_launcher()
     assert checks == {"ready": True, "checks": {"store": None, "launcher": None, "gpus": None}}
 
 

@@ -1,6 +1,8 @@
 """Changing jobs over real sockets: hold, release, PATCH, requeue, rerun, signal."""
 
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -145,14 +147,26 @@ def test_a_time_limit_that_is_lowered_under_a_running_job_ends_it(box: CheckedDa
     box.wait(number, outcome="timed_out")
 
 
-def test_a_time_limit_that_is_raised_is_kept(box: CheckedDaemon, tmp_path: Path) -> None:
+def test_a_time_limit_that_is_raised_is_kept(daemon: Daemon, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "gate")
-    number = running(box, "read < gate", workdir=str(tmp_path), time_limit_s=1.0)
-    patch(box, number, {"time_limit": "1h"})
-    done = box.submit("sleep 1.2")
-    box.wait(done)
+    number, other = (
+        running(daemon, "read < gate", workdir=str(tmp_path), time_limit="1h") for _ in range(2)
+    )
+    assert patch(daemon, number, {"time_limit": "3h"}).status == 200
+    began_earlier(daemon, by_s=2 * 3600)
+    daemon.wait(other, outcome="timed_out")
     (tmp_path / "gate").write_text("go\n")
-    box.wait(number, outcome="succeeded")
+    daemon.wait(number, outcome="succeeded")
+
+
+def began_earlier(daemon: Daemon, *, by_s: float) -> None:
+    """Have all jobs that run be so much older."""
+    daemon.stop()
+    with closing(sqlite3.connect(daemon.state_dir / "daemon" / "traind.db")) as database:
+        statement = "UPDATE attempt SET started_boottime = started_boottime - ?"
+        database.execute(statement, (by_s,))
+        database.commit()
+    daemon.start()
 
 
 # If-Match, If-None-Match

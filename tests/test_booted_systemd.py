@@ -148,7 +148,7 @@ def test_everything_stopped_and_started_finds_its_job_again(machine: Machine) ->
 def test_a_daemon_that_hangs_is_started_again_and_jobs_go_on(machine: Machine) -> None:
     number, _ = waiting_job(machine)
     machine.run("sh", "-c", f"mkdir -p /run/systemd/system/{DAEMON}.d")
-    short = f"printf '[Service]\\nWatchdogSec=2\\n' > /run/systemd/system/{DAEMON}.d/watchdog.conf"
+    short = f"printf '[Service]\\nWatchdogSec=10\\n' > /run/systemd/system/{DAEMON}.d/watchdog.conf"
     machine.run("sh", "-c", short)
     machine.run("systemctl", "daemon-reload")
     machine.run("systemctl", "restart", DAEMON)

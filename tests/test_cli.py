@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import Daemon, daemon_in, eventually
+from harness import DEADLINE_S, Daemon, daemon_in, eventually
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_ctrl_c_cancels_a_run_with_grace(box: Daemon) -> None:
         assert running.stdout.readline() == "started\n"
         running.send_signal(signal.SIGINT)
         rest = running.stdout.read()
-        running.wait(30)
+        running.wait(DEADLINE_S)
     assert rest == "saved\n"
     job = box.ask("GET", "/v1/jobs?limit=1").json["jobs"][0]
     assert box.wait(job["id"])["outcome"] == "cancelled"
@@ -98,7 +98,7 @@ def test_following_a_log_goes_on_through_a_kill_9_of_the_daemon(box: Daemon) -> 
         box.restart()
         gate.write_text("go\n")
         assert following.stdout.read() == "after\n"
-        assert following.wait(30) == 0
+        assert following.wait(DEADLINE_S) == 0
 
 
 def test_ctrl_c_in_logs_never_touches_the_job(box: Daemon) -> None:
@@ -107,8 +107,8 @@ def test_ctrl_c_in_logs_never_touches_the_job(box: Daemon) -> None:
         assert following.stdout is not None
         assert following.stdout.readline() == "started\n"
         following.send_signal(signal.SIGINT)
-        assert following.wait(30) == 130
-    assert box.job(number)["state"] == "running"
+        assert following.wait(DEADLINE_S) == 130
+    box.wait(number, "running")
     assert box.cli("cancel", "--now", str(number)).code == 0
     box.wait(number, outcome="cancelled")
 

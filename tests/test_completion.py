@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from contract import CheckedDaemon
-from harness import Daemon
+from harness import DEADLINE_S, Daemon
 from traind.cli.verbs import VERBS
 
 SHELLS = ("bash", "zsh", "fish")
@@ -43,7 +43,7 @@ def asked(box: Daemon, folder: Path, *words: str) -> subprocess.CompletedProcess
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=DEADLINE_S,
         cwd=folder,
         env={
             "PATH": f"{program(folder)}:/usr/bin:/bin",

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from contract import FAR
-from harness import Daemon, daemon_in
+from harness import DEADLINE_S, Daemon, daemon_in
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 
@@ -72,7 +72,7 @@ CALLS = (
     ("$T/v1/status", 200),
     ("""$T/v1/tokens -d '{"name": "laptop"}'""", 201),
     ("$T/v1/tokens", 200),
-    ("-X DELETE $T/v1/tokens/1", 200),
+    ("-X DELETE $T/v1/tokens/$KEY", 200),
     ("-X POST $T/v1/backups", 201),
     *((f"$T/{name}", 200) for name in ("healthz", "readyz", "metrics", "openapi.json")),
     ("-H 'Host: evil.example' $T/v1/jobs", 403),
@@ -86,6 +86,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A daemon, the files that the commands name, and a curl that tells the status."""
     with daemon_in(tmp_path_factory.mktemp("desk")) as daemon:
         daemon.start()
+        daemon.await_launcher()
         (daemon.home / ".curlrc").write_text('silent\nwrite-out = "\\n%{http_code}"\n')
         (daemon.home / "train.sh").write_text("#!/bin/bash\n#SBATCH --mem=1G\ntrue\n")
         (daemon.home / "train.py").write_text("print(1)\n")
@@ -93,17 +94,17 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         yield daemon
 
 
-def curl(desk: Daemon, command: str, **jobs: int) -> tuple[int, str]:
+def curl(desk: Daemon, command: str, **numbers: int) -> tuple[int, str]:
     """(the status, what came) when this is typed."""
     command = command.replace("$T", "http://traind")
-    for name, number in jobs.items():
+    for name, number in numbers.items():
         command = command.replace(f"${name.upper()}", str(number))
     done = subprocess.run(
         ["bash", "-c", f"curl --unix-socket {desk.socket} {command}"],
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=DEADLINE_S,
         cwd=desk.home,
         env={"HOME": str(desk.home), "PATH": "/usr/local/bin:/usr/bin:/bin"},
     )
@@ -127,21 +128,23 @@ def test_an_order_that_curl_sends_is_a_job(desk: Daemon, command: str) -> None:
 def test_what_curl_is_answered_is_what_the_contract_says(
     desk: Daemon, command: str, status: int
 ) -> None:
-    jobs = {}
+    numbers = {}
     if "$DONE" in command:
-        jobs["done"] = desk.submit("echo hello")
-        desk.wait(jobs["done"], outcome="succeeded")
+        numbers["done"] = desk.submit("echo hello")
+        desk.wait(numbers["done"], outcome="succeeded")
     if "$WAITS" in command:
-        jobs["waits"] = desk.submit("true", begin_at=FAR)
+        numbers["waits"] = desk.submit("true", begin_at=FAR)
     if "$RUNS" in command:
-        jobs["runs"] = desk.submit("exec sleep 600")
-        desk.wait(jobs["runs"], "running")
-    told, answer = curl(desk, command, **jobs)
+        numbers["runs"] = desk.submit("exec sleep 600")
+        desk.wait(numbers["runs"], "running")
+    if "$KEY" in command:
+        numbers["key"] = desk.ask("POST", "/v1/tokens", {"name": "to be revoked"}).json["id"]
+    told, answer = curl(desk, command, **numbers)
     assert told == status, answer
     if status >= 400:
         assert json.loads(answer)["detail"]
     if "$RUNS" in command:
-        desk.ask("DELETE", f"/v1/jobs/{jobs['runs']}?now=1")
+        desk.ask("DELETE", f"/v1/jobs/{numbers['runs']}?now=1")
 
 
 def test_the_plug_is_pulled_and_put_back(desk: Daemon) -> None:

@@ -24,6 +24,7 @@ def checks(daemon: Daemon) -> dict[str, dict[str, Any]]:
 
 def test_doctor_finds_a_sound_daemon_in_order(daemon: Daemon) -> None:
     daemon.ask("POST", "/v1/backups")
+    daemon.await_launcher()
     found = checks(daemon)
     expected = {"daemon", "launcher", "python", "sqlite", "gpus", "cgroups", "state", "disk"}
     assert expected | {"clock", "open files", "backups", "kernel", "shm"} <= set(found)

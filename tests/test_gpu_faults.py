@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gpu_scene import LONG, closed, codes, gpu_of, health, reason, running, scene, xid
+from gpu_scene import LONG, attributed, closed, codes, gpu_of, health, reason, running, scene, xid
 from harness import Daemon, alive, eventually
 
 
@@ -93,6 +93,7 @@ def test_xid_31_fails_the_job_whose_fault_it_was_and_the_gpu_stays(gpu_daemon: D
     daemon.wait(beside, "running")
     main = daemon.main_pid(number)
     scene(daemon, xid(31, pid=main), {})
+    attributed(daemon, 31, number)
     ready.touch()
     ended = daemon.wait(number, outcome="failed")
     assert ended["exit_code"] == 3
@@ -129,8 +130,14 @@ def test_a_contained_memory_error_costs_the_job_nothing_and_the_gpu_is_given_out
     assert (ended["attempt"], gpu_of(ended)) == (2, [1])
     assert health(daemon, 0)["allocatable"]
     assert codes(daemon, 0) == ["xid_94"]
+    eventually(lambda: held(daemon) == [0, 0], what="the release of both GPUs")
     running(daemon)
-    assert [len(gpu["leases"]) for gpu in daemon.ask("GET", "/v1/gpus").json["gpus"]] == [0, 1]
+    assert held(daemon) == [0, 1]
+
+
+def held(daemon: Daemon) -> list[int]:
+    """How many leases each GPU has."""
+    return [len(gpu["leases"]) for gpu in daemon.ask("GET", "/v1/gpus").json["gpus"]]
 
 
 @pytest.mark.parametrize(
@@ -252,7 +259,7 @@ def test_what_returns_after_two_reboots_is_the_hardwares_and_a_persons_to_clear(
             eventually(lambda: health(daemon, 0)["allocatable"], what="a GPU that is back")
     assert "somebody has seen to it" in closed(daemon, 0)
     daemon.ask("PATCH", "/v1/gpus/0", {"clear": True})
-    assert health(daemon, 0)["allocatable"]
+    eventually(lambda: health(daemon, 0)["allocatable"], what="a GPU that was cleared")
 
 
 def before_this_boot(daemon: Daemon) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from contract import FAR
-from harness import Daemon, eventually
+from harness import DEADLINE_S, Daemon, eventually
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 SECTIONS = dict(re.findall(r"^### (.*?)\n(.*?)(?=^##)", README, re.MULTILINE | re.DOTALL))
@@ -49,7 +49,7 @@ def typed(daemon: Daemon, command: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=DEADLINE_S,
         cwd=daemon.home,
         env={
             "HOME": str(daemon.home),
@@ -106,6 +106,9 @@ def test_what_stands_behind_a_prompt_answers_as_it_says(desk: Daemon, section: s
         if re.fullmatch(r"[A-Z]=\S+", command):
             variables += f"{command}; "
             continue
+        if command.startswith("traind why"):
+            desk.wait(2, "running")
+            eventually(lambda: desk.job(3)["reason"]["code"] == "resources", what="its reason")
         if command.startswith("traind logs"):
             eventually(lambda: "seconds=2.9" in desk.log_of(2), what="its last line")
         answer = typed(desk, variables + command)

@@ -106,6 +106,8 @@ def test_a_command_that_cannot_be_started_is_not_retried(box: Daemon) -> None:
 
 def reboot(daemon: Daemon, number: int, attempt: int) -> None:
     """As after a power cut: every process is gone, and the attempt was begun in another boot."""
+    for pid in daemon.processes():  # nobody is to see another one die
+        os.kill(pid, signal.SIGSTOP)
     daemon.clean_up()
     with contextlib.closing(sqlite3.connect(daemon.state_dir / "daemon" / "traind.db")) as database:
         database.execute(

@@ -19,6 +19,9 @@ UNITS = Path(__file__).parent.parent / "systemd"
 EXPOSURE = 22
 """What `systemd-analyze security` may say of traind.service, in tenths; it only ever goes down."""
 
+PTRACE = ctypes.CDLL(None, use_errno=True).ptrace
+PTRACE.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p]
+
 needs_systemd = pytest.mark.skipif(
     shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed here"
 )
@@ -30,7 +33,7 @@ def analyze(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=DEADLINE_S,
         env=os.environ | {"XDG_RUNTIME_DIR": str(folder), "HOME": str(folder)},
     )
 
@@ -175,7 +178,7 @@ def test_signs_of_life_come_until_the_database_no_longer_answers(
     assert "READY" in manager.told()
     for _ in range(3):
         assert manager.told()["WATCHDOG"] == "1"
-    with other_threads_stopped(new_daemon.pid):
+    with other_threads_stopped(new_daemon):
         while manager.told_within(0.5):
             pass  # what was under way when the threads stopped
         assert new_daemon.ask("GET", "/healthz").status == 200, "the loop itself is well"
@@ -183,23 +186,46 @@ def test_signs_of_life_come_until_the_database_no_longer_answers(
 
 
 @contextlib.contextmanager
-def other_threads_stopped(pid: int) -> Iterator[None]:
-    """Stop every thread of the process but its main one, as a disk that hangs would.
+def other_threads_stopped(daemon: Daemon) -> Iterator[None]:
+    """Stop every thread of the daemon but its main one, as a disk that hangs would.
 
-    Source: ptrace(2), PTRACE_SEIZE, PTRACE_INTERRUPT and PTRACE_DETACH.
+    A thread may have been stopped while it held what the main one needs, such as the
+    interpreter's lock: then all go on for a moment, and it is tried again.
     """
-    ptrace = ctypes.CDLL(None, use_errno=True).ptrace
-    ptrace.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p]
+    threads: list[int] = []
+
+    def stopped_well() -> bool:
+        threads[:] = stop_other_threads(daemon.pid)
+        try:
+            return daemon.ask("GET", "/healthz", timeout=2).status == 200
+        except TimeoutError:
+            let_go(threads)
+            return False
+
+    eventually(stopped_well, what="threads that stand still and keep nothing from the loop")
+    yield
+    let_go(threads)
+
+
+def stop_other_threads(pid: int) -> list[int]:
+    """The threads of the process but its main one, each of which stands still now.
+
+    Source: ptrace(2), PTRACE_SEIZE and PTRACE_INTERRUPT.
+    """
     threads = [int(name) for name in os.listdir(f"/proc/{pid}/task") if int(name) != pid]
     assert threads
     for thread in threads:
         for request in (0x4206, 0x4207):
-            if ptrace(request, thread, None, None) != 0:
+            if PTRACE(request, thread, None, None) != 0:
                 pytest.skip(f"ptrace is refused here: {os.strerror(ctypes.get_errno())}")
         eventually(lambda one=thread: process_state(one) == "t", what="the thread's stop")
-    yield
+    return threads
+
+
+def let_go(threads: list[int]) -> None:
+    """Have them go on. Source: ptrace(2), PTRACE_DETACH."""
     for thread in threads:
-        assert ptrace(0x11, thread, None, None) == 0
+        assert PTRACE(0x11, thread, None, None) == 0
 
 
 def test_the_launcher_takes_the_socket_that_systemd_made(new_daemon: Daemon) -> None:
@@ -212,7 +238,7 @@ def test_the_launcher_takes_the_socket_that_systemd_made(new_daemon: Daemon) -> 
     try:
         new_daemon.flags = ("--launcher", str(path))
         new_daemon.start()
-        eventually(lambda: new_daemon.ask("GET", "/readyz").status == 200, what="ready")
+        new_daemon.await_launcher()
         assert new_daemon.ask("GET", "/v1/status").json["launcher_pid"] == launcher.pid
         new_daemon.wait(new_daemon.submit("exit 3"), exit_code=3)
         assert path.is_socket()

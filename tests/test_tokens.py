@@ -22,7 +22,7 @@ PATHS = [(route.method, route.path, route.scope) for route in ROUTES]
 def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CheckedDaemon]:
     with daemon_in(tmp_path_factory.mktemp("tokens"), CheckedDaemon, flags=TCP) as daemon:
         daemon.start()
-        daemon.ready()
+        daemon.await_launcher()
         yield daemon
 
 

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 
-from harness import Daemon, eventually
+from harness import DEADLINE_S, Daemon, eventually
 
 
 def test_into_a_pipe_it_is_printed_once(daemon: Daemon) -> None:
@@ -39,6 +39,6 @@ def test_on_a_terminal_it_is_drawn_anew_until_ctrl_c(daemon: Daemon) -> None:
         while seen.count(b"\x1b[H") < 3:
             seen += os.read(ours, 65536)
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == 0
+        assert process.wait(DEADLINE_S) == 0
     os.close(ours)
     assert b"0 running, 0 queued, 0 held" in seen
