@@ -1,6 +1,8 @@
 """GPUs through the real daemon: shared by memory, alone when asked, never given out when sick."""
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,12 @@ def scene(new_daemon: Daemon) -> Path:
     path = describe(new_daemon.home / "gpus.json", {"memory_mib": CARD})
     new_daemon.simulate = str(path)
     return path
+
+
+def _names(daemon: Daemon, number: int, other: str) -> dict[str, Any] | None:
+    """The reason of a job that waits, once it names another one."""
+    found: dict[str, Any] = daemon.job(number)["reason"]
+    return found if other in found["detail"] else None
 
 
 def test_two_jobs_of_10_gib_share_a_card_and_the_third_says_why_it_waits(
@@ -46,6 +54,25 @@ def test_an_exclusive_job_waits_for_an_empty_card_and_is_not_overtaken(
     daemon.ask("DELETE", f"/v1/jobs/{shared}?now=1")
     daemon.wait(alone, "running")
     assert daemon.job(behind)["state"] == "queued"
+
+
+def test_jobs_that_join_the_queue_say_why_they_wait_and_start_in_their_turn(
+    new_daemon: Daemon, scene: Path
+) -> None:
+    daemon = new_daemon.start()
+    holder = daemon.submit(LONG, gpus=1)
+    daemon.wait(holder, "running")
+    first = daemon.submit("true", gpus=1)
+    assert f"job {holder}" in reason(daemon, first, "resources")
+    second, last = daemon.submit("true", gpus=1), daemon.submit("true", gpus=1, priority=-1)
+    behind = [eventually(partial(_names, daemon, n, f"job {first}")) for n in (second, last)]
+    assert all(told["code"] == "priority" for told in behind)
+    sooner = daemon.submit("true", gpus=1, priority=5)
+    assert f"job {holder}" in reason(daemon, sooner, "resources")
+    assert f"job {sooner}" in reason(daemon, first, "priority")
+    daemon.ask("DELETE", f"/v1/jobs/{holder}?now=1")
+    turns = {n: daemon.wait(n)["started_at"] for n in (first, second, last, sooner)}
+    assert sorted(turns, key=turns.__getitem__) == [sooner, first, second, last]
 
 
 def test_a_24564_mib_card_is_a_24_gib_card(new_daemon: Daemon, scene: Path) -> None:

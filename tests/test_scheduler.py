@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 
 from traind.gpu import Gpu, GpuReading
 from traind.job import Request, WaitCode
-from traind.scheduler import Holding, Host, Owner, Plan, SharingPolicy, World, plan, refusals
+from traind.scheduler import (
+    Holding,
+    Host,
+    Owner,
+    Plan,
+    SharingPolicy,
+    World,
+    joins,
+    plan,
+    refusals,
+)
 
 NOW = datetime(2030, 1, 31, 12, tzinfo=UTC)
 GIB = 1024
@@ -569,6 +579,32 @@ def test_before_the_plan_wakes_time_alone_changes_nothing(world):
         assert {n: why.code for n, why in later.reasons.items()} == {
             n: why.code for n, why in planned.reasons.items()
         }
+
+
+@settings(max_examples=400)
+@given(worlds(), requests(99), st.integers(-1, 12), st.integers(-1, 2))
+def test_a_job_that_joins_the_queue_is_told_what_a_new_plan_would_tell(
+    world, request, like, sooner
+):
+    if 0 <= like < len(world.waiting):
+        of_its_shape = world.waiting[like]
+        request = replace(of_its_shape, job_id=99, priority=of_its_shape.priority + sooner)
+    planned = plan(world)
+    told = joins(planned, request, world.now)
+    if told is None:
+        return
+    anew = plan(replace(world, waiting=(*world.waiting, request)))
+    assert anew == replace(planned, reasons={**planned.reasons, 99: told})
+
+
+def test_who_asks_for_what_nobody_gets_now_joins_the_queue_without_a_new_plan():
+    planned = plan(make_world(ask(1), ask(2), ask(3, priority=5)))
+    assert list(started(planned)) == [3]
+    assert joins(planned, ask(4), NOW) == planned.reasons[2]
+    assert joins(planned, ask(4, user="carol", priority=-3), NOW) == planned.reasons[2]
+    assert joins(planned, ask(4, priority=1), NOW) is None, "it comes before who waits"
+    assert joins(planned, ask(4, gpus=0), NOW) is None, "nobody asked for that yet"
+    assert joins(planned, ask(4, eligible_at=NOW + timedelta(seconds=1)), NOW) is None
 
 
 @settings(max_examples=200)

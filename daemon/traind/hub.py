@@ -33,6 +33,7 @@ class Hub:
         self.gpus_read = asyncio.Event()
         self._snapshot = GpuSnapshot(read_at=None)
         self._dispatcher = asyncio.Event()
+        self._only_jobs = True
         self._changed: dict[int, Job] = {}
         self.changes = 0
         self._watchers: dict[int | None, set[Watcher]] = defaultdict(set)
@@ -65,17 +66,23 @@ class Hub:
 
     def wake(self) -> None:
         """Wake the dispatcher."""
+        self._only_jobs = False
         self._dispatcher.set()
 
-    async def next_wake(self, timeout_s: float | None) -> None:
-        """Return when woken, or after `timeout_s` seconds (None: wait for the wake)."""
+    async def next_wake(self, timeout_s: float | None) -> bool:
+        """Return when woken, or after `timeout_s` seconds (None: wait for the wake): whether jobs
+        changed and nothing else is known to have happened.
+        """
         try:
             async with asyncio.timeout(timeout_s):
                 await self._dispatcher.wait()
         except TimeoutError:
-            return
+            return False
+        else:
+            return self._only_jobs
         finally:
             self._dispatcher.clear()
+            self._only_jobs = True
 
     @contextmanager
     def watch(self, job_id: int | None) -> Iterator[Watcher]:
@@ -97,4 +104,4 @@ class Hub:
             for watcher in watchers:
                 watcher.closing = True
                 watcher.set()
-        self._dispatcher.set()
+        self.wake()

@@ -72,6 +72,11 @@ class Front:
             del self._lanes[lane]
         self._requests = None
 
+    def request(self, job_id: int) -> Request | None:
+        """What a job asks, None where it is not seen."""
+        lane = self._lane_of.get(job_id)
+        return None if lane is None else self._lanes[lane][job_id]
+
     def short(self) -> list[Lane]:
         """The truncated lanes of which less than half is left: they want filling."""
         return [lane for lane in self._truncated if len(self._lanes.get(lane, ())) < self._size / 2]

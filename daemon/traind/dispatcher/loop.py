@@ -27,7 +27,7 @@ from traind.dispatcher.outlook import (
 )
 from traind.dispatcher.running import Running, adopted, launch_order, time_limit_stop, with_job
 from traind.dispatcher.sampling import Sampler
-from traind.dispatcher.steps import seconds_until, side_by_side
+from traind.dispatcher.steps import side_by_side, until_news
 from traind.dispatcher.stopping import next_step_at, send_signals, take_step
 from traind.dispatcher.waiting import Waiting
 from traind.errors import ErrorCode, TraindError
@@ -41,7 +41,7 @@ from traind.runner.link import LauncherLink
 from traind.runner.progress import read_progress
 from traind.runner.proofs import boot_id
 from traind.runner.supervisor import Ending, Key, Supervisor, boottime_s
-from traind.scheduler import Plan, Start, plan
+from traind.scheduler import Plan, Start
 from traind.store.controls import ControlStore
 from traind.store.inventory import Inventory
 from traind.store.jobs import JobStore
@@ -89,7 +89,7 @@ class Dispatcher:
         self._pause = pause
         self.host = host_of(config)
         self.policy = policy_of(config)
-        self._waiting = Waiting(store, config.queue.front)
+        self._waiting = Waiting(store, hub, config.queue.front)
         self._health: dict[str, GpuHealth] = {}
         self._inquest = Inquest()
         self._running: dict[int, Running] = {}
@@ -135,7 +135,8 @@ class Dispatcher:
                     await asyncio.sleep(_RETRY_STORE_S)
                     self._holders.stale = True
                     continue
-                await self._hub.next_wake(seconds_until(wake_at))
+                joined = self._waiting.joined
+                await until_news(self._hub, wake_at, absorb=self._absorb, joined=joined)
         finally:
             for task in self._tasks:
                 task.cancel()
@@ -252,10 +253,7 @@ class Dispatcher:
             pause=self._controls.pause,
             now=now,
         )
-        self._hub.world = world
-        thought = plan(world)
-        self._hub.reasons = dict(thought.reasons)
-        return thought
+        return self._waiting.think(world)
 
     def _tell_monitor(self, sight: Sight, now: datetime) -> None:
         self._monitor.observe(

@@ -1,19 +1,24 @@
 """Keeps the front true to the store: who comes, whose time comes, and lanes that run short."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from traind.dispatcher.front import Front
-from traind.job import Job, Request
+from traind.hub import Hub
+from traind.job import Job, JobState, Request
+from traind.scheduler import Plan, World, joins, plan
 from traind.store.jobs import JobStore
 
 
 class Waiting:
     """The waiting jobs, as far as the mind sees them."""
 
-    def __init__(self, store: JobStore, size: int) -> None:
+    def __init__(self, store: JobStore, hub: Hub, size: int) -> None:
         self._store = store
+        self._hub = hub
         self._size = size
         self._front = Front(size)
+        self._thought = Plan(starts=(), reasons={}, wake_at=None)
         self._matured_at = datetime.fromtimestamp(0, UTC)
 
     @property
@@ -29,6 +34,31 @@ class Waiting:
     def absorb(self, job: Job) -> None:
         """Take note of how a job stands now."""
         self._front.absorb(job, now=datetime.now(UTC))
+
+    def think(self, world: World) -> Plan:
+        """What is to be done in this world, known to all from now on."""
+        self._thought = plan(world)
+        self._hub.world = world
+        self._hub.reasons = dict(self._thought.reasons)
+        return self._thought
+
+    def joined(self, jobs: Iterable[Job]) -> bool:
+        """Whether the last plan holds with jobs that changed, of which note was taken: all are new
+        and wait behind others of which none can start. Why each waits is known from now on.
+        """
+        now = datetime.now(UTC)
+        return all(self._joined(job, now) for job in jobs)
+
+    def _joined(self, job: Job, now: datetime) -> bool:
+        if job.version > 1 or (job.state is JobState.QUEUED and job.eligible_at > now):
+            return False
+        request = self._front.request(job.id)
+        if request is None:
+            return True  # it is held, or too far behind to be seen
+        reason = joins(self._thought, request, now)
+        if reason is not None:
+            self._hub.reasons[job.id] = reason
+        return reason is not None
 
     async def load(self, now: datetime) -> None:
         """Read everything afresh."""

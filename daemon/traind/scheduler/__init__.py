@@ -1,7 +1,7 @@
 """What should start now, and why everything else waits. Pure: values in, a plan out."""
 
 from traind.scheduler.matching import gpu_means
-from traind.scheduler.order import delay_reason, plan
+from traind.scheduler.order import delay_reason, joins, plan
 from traind.scheduler.refusal import refusals
 from traind.scheduler.world import (
     Grant,
@@ -25,6 +25,7 @@ __all__ = [
     "World",
     "delay_reason",
     "gpu_means",
+    "joins",
     "plan",
     "refusals",
 ]

@@ -25,7 +25,7 @@ def plan(world: World) -> Plan:
     The same world gives the same plan, in whatever order its tuples come.
     """
     queue = _Pass(world)
-    for request in sorted(world.waiting, key=lambda each: (-each.priority, each.job_id)):
+    for request in sorted(world.waiting, key=_turn):
         queue.consider(_unafraid(request, world.now))
     if queue.host.awaits_available:
         queue.wakes.add(world.now + _LOOK_AGAIN)
@@ -33,7 +33,23 @@ def plan(world: World) -> Plan:
         starts=tuple(queue.starts),
         reasons=queue.reasons,
         wake_at=min(queue.wakes, default=None),
+        blocked=queue.blocked,
     )
+
+
+def joins(thought: Plan, request: Request, now: datetime) -> WaitReason | None:
+    """Why a request waits that came after the plan, when all of the plan holds with it as well;
+    None where only a new plan can tell.
+    """
+    known = thought.blocked.get(_shape(_unafraid(request, now)))
+    if known is None or request.eligible_at > now or _turn(known[0]) > _turn(request):
+        return None
+    return known[1]
+
+
+def _turn(request: Request) -> tuple[int, int]:
+    """Less is sooner."""
+    return -request.priority, request.job_id
 
 
 def _unafraid(request: Request, now: datetime) -> Request:
@@ -47,7 +63,7 @@ class _Pass:
     """The decisions so far, and what they leave.
 
     Within a pass room only shrinks and claims only grow. So what could not start once cannot
-    start later: jobs of a shape that was blocked are answered from `_blocked`.
+    start later: jobs of a shape that was blocked are answered from `blocked`.
     """
 
     def __init__(self, world: World) -> None:
@@ -57,20 +73,23 @@ class _Pass:
         self._world = world
         self.host = HostLedger(world.host, world.owners)
         self._gpus = open_ledgers(world)
-        self._blocked: dict[object, WaitReason] = {}
+        self.blocked: dict[object, tuple[Request, WaitReason]] = {}
 
     def consider(self, request: Request) -> None:
         """Starts the request or writes down why it waits."""
         reason = self._stopped(request)
         if reason is None:
             shape = _shape(request)
-            reason = self._blocked.get(shape)
-            if reason is None:
+            known = self.blocked.get(shape)
+            if known is not None:
+                reason = known[1]
+            else:
                 answer = self._try(request)
                 if isinstance(answer, Start):
                     self.starts.append(answer)
                     return
-                reason, self._blocked[shape] = answer
+                reason, behind_it = answer
+                self.blocked[shape] = request, behind_it
         self.reasons[request.job_id] = reason
 
     def _stopped(self, request: Request) -> WaitReason | None:

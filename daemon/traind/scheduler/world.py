@@ -111,9 +111,11 @@ class Start:
 class Plan:
     """Starts in order, a reason for every job that waits, and when to think again at the latest.
 
-    `wake_at` is None when only an event can change anything.
+    `wake_at` is None when only an event can change anything. `blocked` gives for all that asks the
+    same the first request of it that waits, and why those wait that come behind it.
     """
 
     starts: tuple[Start, ...]
     reasons: Mapping[int, WaitReason]
     wake_at: datetime | None
+    blocked: Mapping[object, tuple[Request, WaitReason]] = field(default_factory=dict)
