@@ -2,12 +2,16 @@
 
 import sqlite3
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import pytest
 import sqlite_utils
 
 from traind.job import HeldBy, JobState, Outcome, StopReason
+from traind.jobspec import JobSpec
 from traind.store.schema import migrations
+from traind.store.submission import Submission
+from traind.store.submission import insert as store_new
 
 JOB = {
     "user": "alice",
@@ -218,16 +222,30 @@ def test_what_has_a_history_is_not_deleted(tables: sqlite3.Connection) -> None:
         tables.execute("DELETE FROM attempt WHERE id = 1")
 
 
-def test_the_tables_count_who_waits(tables: sqlite3.Connection) -> None:
+def test_who_waits_is_counted(tables: sqlite3.Connection) -> None:
     def waiting() -> object:
         return tables.execute("SELECT uid, jobs FROM waiting").fetchall()
 
-    insert(tables, "job", JOB | {"id": 10})
-    insert(tables, "job", JOB | HELD | {"id": 11, "state": "held"})
+    tables.execute("UPDATE counter SET value = 9 WHERE name = 'id'")
+    specs = [JobSpec(command="true"), JobSpec(command="true", hold=True)]
+    submission = Submission(user="alice", uid=1000, specs=specs)
+    queued, held = store_new(tables, submission, datetime.now(UTC))
     assert waiting() == [(1000, 2)]
-    tables.execute("UPDATE job SET state = 'queued', held_by = NULL WHERE id = 11")
+    tables.execute("UPDATE job SET state = 'queued', held_by = NULL WHERE id = ?", (held.id,))
     assert waiting() == [(1000, 2)]
-    tables.execute("UPDATE job SET state = 'starting' WHERE id = 10")
+    tables.execute("UPDATE job SET state = 'starting' WHERE id = ?", (queued.id,))
     assert waiting() == [(1000, 1)]
-    tables.execute("UPDATE job SET state = 'queued' WHERE id = 10")
+    tables.execute("UPDATE job SET state = 'queued' WHERE id = ?", (queued.id,))
     assert waiting() == [(1000, 2)]
+    store_new(tables, submission, datetime.now(UTC))
+    assert waiting() == [(1000, 4)]
+
+
+def test_an_array_has_each_member_once(tables: sqlite3.Connection) -> None:
+    tables.execute(
+        "INSERT INTO array (id, user, uid, spec, members, submitted_at) "
+        "VALUES (9, 'alice', 1000, '{}', 2, 1)"
+    )
+    insert(tables, "job", JOB | {"id": 10, "array_id": 9, "array_index": 0})
+    insert(tables, "job", JOB | {"id": 11, "array_id": 9, "array_index": 1})
+    refused(tables, "job", JOB | {"id": 12, "array_id": 9, "array_index": 1})

@@ -98,8 +98,8 @@ def _instant(value: object) -> object:
 
 def instant_text(instant: datetime) -> str:
     """The instant as the API writes it: UTC, six decimals, Z."""
-    utc = instant.astimezone(UTC).replace(tzinfo=None)
-    return f"{utc.isoformat(timespec='microseconds')}Z"
+    utc = instant.astimezone(UTC).isoformat(timespec="microseconds")
+    return f"{utc.removesuffix('+00:00')}Z"
 
 
 def _env_text(value: object) -> object:
@@ -183,7 +183,7 @@ class JobSpec(Strict):
     shell: AbsolutePath | None = None
     name: Name = "job"
     workdir: AbsolutePath | None = None
-    env: Annotated[dict[str, EnvValue], _at_most(ENV_NAMES)] = {}
+    env: Annotated[dict[str, EnvValue], _at_most(ENV_NAMES)] = Field(default_factory=dict)
     python_env: Environment | None = None
     gpus: Annotated[int, Field(ge=0, le=64)] = 0
     gpu_memory_mib: Mib | None = None
@@ -207,7 +207,7 @@ class JobSpec(Strict):
     labels: Annotated[
         dict[Name, Annotated[str, Field(max_length=1000), AfterValidator(_clean)]],
         _at_most(64),
-    ] = {}
+    ] = Field(default_factory=dict)
     kind: Literal["batch"] = "batch"
 
 
@@ -334,7 +334,9 @@ def default_name(given: Mapping[str, Any]) -> str:
     if not isinstance(source, str):
         return "job" if given.get("script") is None else "script"
     line = next((line for line in source.splitlines() if line.strip()), "")
-    return "".join(c if c.isprintable() else " " for c in line).strip()[:200] or "job"
+    if not line.isprintable():
+        line = "".join(c if c.isprintable() else " " for c in line)
+    return line.strip()[:200] or "job"
 
 
 def _cross_errors(given: Mapping[str, Any]) -> list[FieldError]:

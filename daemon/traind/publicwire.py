@@ -2,7 +2,12 @@
 
 from typing import Any
 
-from pydantic import ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    ConfigDict,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 from traind.job import Job, JobState, Outcome, WaitReason
 from traind.jobspec import default_name
@@ -42,7 +47,8 @@ class PublicJobView(View):
         return {**dict.fromkeys(JobView.model_fields), **serialize(self)}
 
 
-AnyJobView = JobView | PublicJobView
+AnyJobView = SerializeAsAny[JobView | PublicJobView]
+"""Written as what it is; a union would try each of its members, which takes half as long again."""
 
 
 class Jobs(View):

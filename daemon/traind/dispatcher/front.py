@@ -7,7 +7,8 @@ from traind.job import Job, JobState, Lane, Request, lane_of, request_of
 
 
 class Front:
-    """The first `size` or so jobs of each lane whose time has come; one with more is `truncated`.
+    """The first `size` or so jobs of each lane whose time has come. Where it has more, the highest
+    id that is seen is kept in `_last_seen`: all jobs of the lane up to it are known.
 
     Of the others only the moment is known at which the next one's time comes: `matures_at`.
     """
@@ -16,7 +17,7 @@ class Front:
         self._size = size
         self._lanes: dict[Lane, dict[int, Request]] = {}
         self._lane_of: dict[int, Lane] = {}
-        self._truncated: set[Lane] = set()
+        self._last_seen: dict[Lane, int] = {}
         self._requests: tuple[Request, ...] | None = ()
         self.matures_at: datetime | None = None
 
@@ -33,9 +34,9 @@ class Front:
         for job_id in self._lanes.pop(lane, {}):
             del self._lane_of[job_id]
         jobs = list(jobs)
-        self._truncated.discard(lane)
+        self._last_seen.pop(lane, None)
         if len(jobs) >= self._size:
-            self._truncated.add(lane)
+            self._last_seen[lane] = max(job.id for job in jobs)
         for job in jobs:
             self._add(lane, job)
         self._requests = None
@@ -50,13 +51,14 @@ class Front:
             return
         lane = lane_of(job)
         known = self._lanes.get(lane, {})
-        if lane in self._truncated and job.id > max(known, default=0):
+        if job.id > self._last_seen.get(lane, job.id):
             return
         self._add(lane, job)
         if len(known) > 2 * self._size:
-            for job_id in sorted(known)[self._size :]:
+            in_order = sorted(known)
+            for job_id in in_order[self._size :]:
                 self._remove(job_id)
-            self._truncated.add(lane)
+            self._last_seen[lane] = in_order[self._size - 1]
 
     def _add(self, lane: Lane, job: Job) -> None:
         self._lanes.setdefault(lane, {})[job.id] = request_of(job)
@@ -68,7 +70,7 @@ class Front:
         if lane is None:
             return
         del self._lanes[lane][job_id]
-        if not self._lanes[lane] and lane not in self._truncated:
+        if not self._lanes[lane] and lane not in self._last_seen:
             del self._lanes[lane]
         self._requests = None
 
@@ -78,5 +80,5 @@ class Front:
         return None if lane is None else self._lanes[lane][job_id]
 
     def short(self) -> list[Lane]:
-        """The truncated lanes of which less than half is left: they want filling."""
-        return [lane for lane in self._truncated if len(self._lanes.get(lane, ())) < self._size / 2]
+        """The lanes with more of which less than half is left: they want filling."""
+        return [lane for lane in self._last_seen if len(self._lanes.get(lane, ())) < self._size / 2]

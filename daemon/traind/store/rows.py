@@ -5,6 +5,7 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from traind.job import (
     Attempt,
@@ -26,6 +27,9 @@ from traind.jobspec import JobSpec
 
 PAGE_LENGTH = 16 << 20
 """How many characters the orders of a page of jobs may have: what a list that is submitted may."""
+
+Columns = sqlite3.Row | dict[str, Any]
+"""A row by its columns' names; a dict finds them faster where there are many."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -67,9 +71,11 @@ def instant_of(value: int | None) -> datetime | None:
 def jobs_of(connection: sqlite3.Connection, rows: Iterable[sqlite3.Row]) -> list[Job]:
     """The jobs of rows selected with `JOBS`, in their order."""
     rows = list(rows)
-    attempts = [row["attempt_id"] for row in rows if row["attempt_id"] is not None]
-    leases = leases_of(connection, attempts)
-    return [_job(row, leases.get(row["attempt_id"], ())) for row in rows]
+    names = rows[0].keys() if rows else []
+    found = [dict(zip(names, row, strict=True)) for row in rows]
+    attempts = [row["attempt_id"] for row in found if row["attempt_id"] is not None]
+    leases = leases_of(connection, attempts) if attempts else {}
+    return [_job(row, leases.get(row["attempt_id"], ())) for row in found]
 
 
 def page_of(rows: Iterable[sqlite3.Row], *, limit: int) -> tuple[list[sqlite3.Row], bool]:
@@ -106,13 +112,13 @@ def leases_of(
     return {attempt: tuple(leases) for attempt, leases in found.items()}
 
 
-def _cause(row: sqlite3.Row) -> Cause | None:
+def _cause(row: Columns) -> Cause | None:
     if row["cause_code"] is None:
         return None
     return Cause(code=CauseCode(row["cause_code"]), detail=row["cause_detail"])
 
 
-def _stop(row: sqlite3.Row) -> StopOrder | None:
+def _stop(row: Columns) -> StopOrder | None:
     if row["stop_reason"] is None:
         return None
     return StopOrder(
@@ -127,7 +133,7 @@ def _stop(row: sqlite3.Row) -> StopOrder | None:
     )
 
 
-def _job(row: sqlite3.Row, leases: tuple[Lease, ...]) -> Job:
+def _job(row: dict[str, Any], leases: tuple[Lease, ...]) -> Job:
     hold = row["hold_code"]
     return Job(
         id=row["id"],
@@ -142,8 +148,8 @@ def _job(row: sqlite3.Row, leases: tuple[Lease, ...]) -> Job:
         hold=None if hold is None else WaitReason(code=WaitCode(hold), detail=row["hold_detail"]),
         held_by=None if row["held_by"] is None else HeldBy(row["held_by"]),
         stop=_stop(row),
-        signals=tuple(json.loads(row["signals"])),
-        warnings=tuple(json.loads(row["warnings"])),
+        signals=_texts(row["signals"]),
+        warnings=_texts(row["warnings"]),
         attempt=row["attempt"],
         budget=Budget(
             free=row["used_free"],
@@ -151,7 +157,7 @@ def _job(row: sqlite3.Row, leases: tuple[Lease, ...]) -> Job:
             checkpoints=row["used_checkpoints"],
             quick=row["used_quick"],
         ),
-        avoid=frozenset(json.loads(row["avoid"])),
+        avoid=frozenset(_texts(row["avoid"])),
         avoid_until=instant_of(row["avoid_until"]),
         priority=row["priority"],
         submitted_at=from_us(row["submitted_at"]),
@@ -171,7 +177,12 @@ def _job(row: sqlite3.Row, leases: tuple[Lease, ...]) -> Job:
     )
 
 
-def _gpu_use(row: sqlite3.Row) -> GpuUse:
+def _texts(column: str) -> tuple[str, ...]:
+    """The texts of a JSON list, which is empty for almost every job."""
+    return () if column == "[]" else tuple(json.loads(column))
+
+
+def _gpu_use(row: Columns) -> GpuUse:
     count = row["gpu_busy_count"]
     return GpuUse(
         peak_memory_mib=row["peak_gpu_memory_mib"],

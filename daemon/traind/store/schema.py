@@ -80,9 +80,9 @@ CREATE TABLE job (
     CHECK ((state = 'held') = (held_by IS NOT NULL)),
     CHECK ((state = 'stopping') = (stop_reason IS NOT NULL)),
     CHECK ((stop_reason IS NULL) = (stop_stage IS NULL)),
-    CHECK ((array_id IS NULL) = (array_index IS NULL)),
-    UNIQUE (array_id, array_index)
+    CHECK ((array_id IS NULL) = (array_index IS NULL))
 ) STRICT;
+CREATE UNIQUE INDEX job_of_array ON job (array_id, array_index) WHERE array_id IS NOT NULL;
 CREATE INDEX job_who_waits_in_order ON job (priority DESC, id) WHERE state = 'queued';
 CREATE INDEX job_who_waits_in_lane ON job (user, priority, (gpus > 0), id) WHERE state = 'queued';
 CREATE INDEX job_who_owns_gpus ON job (id) WHERE state IN ('starting', 'running', 'stopping');
@@ -104,10 +104,6 @@ CREATE TABLE waiting (
     uid INTEGER PRIMARY KEY,
     jobs INTEGER NOT NULL CHECK (jobs >= 0)
 ) STRICT;
-CREATE TRIGGER waiting_counts_new_jobs AFTER INSERT ON job WHEN NEW.state IN ('held', 'queued')
-BEGIN
-    INSERT INTO waiting VALUES (NEW.uid, 1) ON CONFLICT (uid) DO UPDATE SET jobs = jobs + 1;
-END;
 CREATE TRIGGER waiting_counts_moves AFTER UPDATE OF state ON job
 WHEN (OLD.state IN ('held', 'queued')) <> (NEW.state IN ('held', 'queued'))
 BEGIN
