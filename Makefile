@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 INSTALL := PYTHON='$(PYTHON)' DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' PURGE='$(PURGE)' systemd/install.sh
 
-.PHONY: demo test check bench clean install upgrade uninstall install-user uninstall-user
+.PHONY: demo test check bench clean install upgrade uninstall fence unfence install-user uninstall-user
 
 $(VENV)/current: pyproject.toml
 	@$(BUILDER) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("traind needs Python 3.11 or newer; say which with PYTHON=")'
@@ -30,7 +30,7 @@ bench: $(VENV)/current
 	$(BIN)/python -m pytest tests/benchmarks -q -s
 
 # For the machine (sudo) or for yourself; the script says which of PYTHON, DESTDIR, PREFIX, PURGE count.
-install upgrade uninstall install-user uninstall-user:
+install upgrade uninstall fence unfence install-user uninstall-user:
 	@$(INSTALL) $@
 
 clean:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs, upgrades and removes traind; `make install` and its like call it.
+# Installs, upgrades, fences and removes traind; `make install` and its like call it.
 #   PYTHON   the Python to run on (3.11 or newer)       DESTDIR  install into this tree, for packagers
 #   PREFIX   where units and man page go (/usr/local)   PURGE=1  uninstall removes state and settings too
 set -eu
@@ -8,6 +8,7 @@ cd "$(dirname "$0")/.."
 home=/opt/traind
 settings=/etc/traind/config.toml
 state=/var/lib/traind
+options=/etc/modprobe.d/traind.conf
 DESTDIR=${DESTDIR:-}
 PREFIX=${PREFIX:-/usr/local}
 units="traind.service traind-launcher.service traind-launcher.socket"
@@ -22,7 +23,12 @@ systemd_runs() { [ -z "$DESTDIR" ] && [ -d /run/systemd/system ] && has systemct
 
 only_root() {
     [ -n "$DESTDIR" ] || [ "$(id -u)" = 0 ] ||
-        refuse "\`make $1\` wants root: sudo make $1; for yourself alone: make $1-user"
+        refuse "\`make $1\` wants root: sudo make $1${2:-}"
+}
+
+only_here() {
+    only_root "$1"
+    [ -z "$DESTDIR" ] || refuse "\`make $1\` is for the machine it runs on, without DESTDIR="
 }
 
 # Prints why a Python will not do; nothing when it will. $2 = shared: other accounts run it too.
@@ -135,10 +141,12 @@ make_accounts() {
         return
     fi
     nologin=$(command -v nologin || echo /bin/false)
-    getent group traind-admin >/dev/null || groupadd --system traind-admin
-    getent group traind >/dev/null || groupadd --system traind
+    for group in traind-admin traind-gpu traind; do
+        getent group "$group" >/dev/null || groupadd --system "$group"
+    done
     getent passwd traind >/dev/null || useradd --system --gid traind --home-dir "$state" \
         --no-create-home --shell "$nologin" --comment "traind job queue" traind
+    usermod --append --groups traind-gpu traind
 }
 
 make_directories() {
@@ -166,7 +174,7 @@ start() {
 }
 
 install_all() {
-    only_root install
+    only_root install "; for yourself alone: make install-user"
     choose_python shared
     build "$DESTDIR$home.new" "$home"
     check_settings "$DESTDIR$home.new" "$DESTDIR$settings"
@@ -192,8 +200,45 @@ upgrade() {
     install_all
 }
 
+# The GPUs' device files are given to a group that only jobs get. By the module's own options: what
+# NVIDIA's libraries make and mend, nvidia-modprobe, goes by these.
+fence() {
+    only_here fence
+    [ -x "$home/bin/traind" ] || refuse "there is no traind in $home: sudo make install"
+    "$home/bin/traind" config show "$settings" | grep -q '^fence = "group"' ||
+        refuse "jobs would not reach the GPUs: first write fence = \"group\" under [gpus] in" \
+            "$settings, and restart traind.service"
+    group=$(getent group traind-gpu | cut -d: -f3)
+    [ -n "$group" ] || refuse "there is no group traind-gpu: sudo make install"
+    mkdir -p "$(dirname "$options")"
+    {
+        printf '# Written by `make fence` of traind; `make unfence` removes it.\n'
+        printf 'options nvidia NVreg_DeviceFileUID=0 NVreg_DeviceFileGID=%s' "$group"
+        printf ' NVreg_DeviceFileMode=0660\n'
+    } >"$options"
+    rebuild_initramfs
+    say "wrote $options: from the next start of the machine on only jobs reach the GPUs." \
+        "\`traind doctor\` says whether it is so"
+}
+
+unfence() {
+    only_here unfence
+    [ -e "$options" ] || refuse "there is no fence to remove: $options does not exist"
+    rm -f "$options"
+    rebuild_initramfs
+    say "removed $options: from the next start of the machine on everybody reaches the GPUs"
+}
+
+rebuild_initramfs() {
+    if has update-initramfs; then
+        update-initramfs -u
+    elif has dracut; then
+        say "if the initramfs holds the nvidia module, rebuild it: dracut --force"
+    fi
+}
+
 uninstall() {
-    only_root uninstall
+    only_root uninstall "; for your own: make uninstall-user"
     if systemd_runs; then
         systemctl --quiet disable --now traind.service traind-launcher.socket || :
         systemctl stop traind-launcher.service || :
@@ -205,6 +250,7 @@ uninstall() {
     rm -f "$DESTDIR$PREFIX/bin/traind" "$DESTDIR$PREFIX/lib/sysusers.d/traind.conf" \
         "$DESTDIR$PREFIX/lib/tmpfiles.d/traind.conf"
     remove_words "$DESTDIR$PREFIX/share"
+    if [ -z "$DESTDIR" ] && [ -e "$options" ]; then unfence; fi
     rm -rf "$DESTDIR$home" "$DESTDIR$home.new"
     if systemd_runs; then systemctl daemon-reload; fi
     if [ -z "${PURGE:-}" ]; then
@@ -215,7 +261,7 @@ uninstall() {
     rm -rf "$DESTDIR$state" "$DESTDIR$(dirname "$settings")"
     if [ -z "$DESTDIR" ]; then
         if getent passwd traind >/dev/null; then userdel traind; fi
-        for group in traind traind-admin; do
+        for group in traind traind-admin traind-gpu; do
             if getent group "$group" >/dev/null; then groupdel "$group"; fi
         done
     fi
@@ -271,7 +317,9 @@ case ${1:-} in
     install) install_all ;;
     upgrade) upgrade ;;
     uninstall) uninstall ;;
+    fence) fence ;;
+    unfence) unfence ;;
     install-user) install_user ;;
     uninstall-user) uninstall_user ;;
-    *) refuse "say install, upgrade, uninstall, install-user or uninstall-user, not '${1:-}'" ;;
+    *) refuse "say install, upgrade, uninstall, fence, unfence, install-user or uninstall-user, not '${1:-}'" ;;
 esac

@@ -68,7 +68,9 @@ class Person:
 
 @dataclass(frozen=True)
 class Village:
-    """Who lives on the box: two who submit, one who operates, the daemon's account, and root."""
+    """Who lives on the box: two who submit, one who operates, the daemon's account, and root; and
+    three groups: of the operators, one that alice is in, one that nobody is in.
+    """
 
     alice: Person
     bob: Person
@@ -77,6 +79,7 @@ class Village:
     root: Person
     operators: str
     extra: str
+    gpus: str
     folder: Path
     python: str
     tree: Path
@@ -211,9 +214,9 @@ def village() -> Iterator[Village]:
     folder.chmod(0o755)
     mark = re.sub(r"[^a-z0-9]", "", folder.name.rpartition("-")[2].lower())
     names: list[str] = []
-    operators, extra = f"tdops{mark}", f"tdlab{mark}"
+    operators, extra, gpus = (f"td{kind}{mark}" for kind in ("ops", "lab", "gpu"))
     try:
-        for group in (operators, extra):
+        for group in (operators, extra, gpus):
             _administer("groupadd", group)
         people = {}
         for who, groups in (("alice", extra), ("bob", ""), ("carol", operators), ("daemon", "")):
@@ -237,6 +240,7 @@ def village() -> Iterator[Village]:
             root=Person("root", 0, 0, Path("/root")),
             operators=operators,
             extra=extra,
+            gpus=gpus,
             folder=folder,
             tree=_tree(folder / "tree"),
             python=_python_for(people["bob"]),
@@ -244,7 +248,7 @@ def village() -> Iterator[Village]:
     finally:
         for name in names:
             _administer("userdel", name)
-        for group in (operators, extra):
+        for group in (operators, extra, gpus):
             _administer("groupdel", group)
         shutil.rmtree(folder)
 

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from accounts import SharedDaemon, Village, shared_daemon, village
+from booted import installed
 from contract import CheckedDaemon
 from gpu_scene import CARD, describe
 from harness import SHORT, Daemon, daemon_in
 
-__all__ = ["village"]
+__all__ = ["installed", "village"]
 
 # The same examples in every run, however slow the machine: what fails here fails everywhere.
 settings.register_profile(

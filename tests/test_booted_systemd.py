@@ -3,97 +3,35 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from booted import (
+    ALICE,
+    DAEMON,
+    LAUNCHER,
+    OFFLINE,
+    SCOPE,
+    SETTINGS,
+    active,
+    booted,
+    job,
+    let_go,
+    submit,
+    told,
+    wait,
+    waiting_job,
+)
 from harness import eventually
-from machine import SOURCE, Machine, machine_in, needs_machine, wheels_in
+from machine import SOURCE, Machine, needs_machine
 
 pytestmark = [pytest.mark.slow, pytest.mark.root, needs_machine, pytest.mark.timeout(300)]
-OFFLINE = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/wheels"}
-SETTINGS = """
-[gpus]
-source = "simulated"
-simulate = "2x24GiB"
-[host]
-cpus = 4
-[queue]
-requeue_delay = "100ms"
-"""
-DAEMON, LAUNCHER = "traind.service", "traind-launcher.service"
-SCOPE = "/sys/fs/cgroup/traind.slice/traind-jobs.scope"
-
-ALICE = 4321
-DROP_INS = {
-    # The machine's boot id is a mount of its own, which these settings would cover.
-    f"{DAEMON}.d/boot.conf": ("[Service]\nProtectKernelTunables=no\nProtectControlGroups=no\n"),
-}
-
-
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Machine:
-    """The disk of a machine where traind is installed, and alice has an account."""
-    with machine_in(tmp_path_factory.mktemp("installed")) as machine:
-        machine.place_source()
-        machine.place(wheels_in(tmp_path_factory.mktemp("wheels")), "/wheels")
-        machine.start("sleep", "infinity")
-        machine.run("make", "-sC", SOURCE, "install", timeout=200, **OFFLINE)
-        machine.run("useradd", "--create-home", "--uid", str(ALICE), "alice")
-        machine.run("sh", "-c", 'printf "$0" > /etc/traind/config.toml', SETTINGS)
-        for name, text in DROP_INS.items():
-            path = machine.folder / "upper" / "etc/systemd/system" / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-    return machine
 
 
 @pytest.fixture
 def machine(installed: Machine, tmp_path: Path) -> Iterator[Machine]:
-    """It is up, and the service with it."""
-    with machine_in(tmp_path / "machine", like=installed) as machine:
-        machine.boot()
-        eventually(lambda: active(machine), what="the service")
+    with booted(installed, tmp_path) as machine:
         yield machine
-
-
-def active(machine: Machine, unit: str = DAEMON) -> bool:
-    asked = machine.run("systemctl", "is-active", unit, check=False)
-    return asked.stdout.strip() == "active"
-
-
-def told(machine: Machine, unit: str, name: str) -> str:
-    """A property of a unit."""
-    return machine.run("systemctl", "show", "--property", name, "--value", unit).stdout.strip()
-
-
-def submit(machine: Machine, command: str, *options: str) -> int:
-    words = ("traind", "submit", "--parsable", "--workdir", "/", *options)
-    return int(machine.run(*words, "--wrap", command, user="alice").stdout)
-
-
-def job(machine: Machine, number: int) -> dict[str, Any]:
-    shown = machine.run("traind", "show", str(number), "--json", user="alice")
-    found: dict[str, Any] = json.loads(shown.stdout)
-    return found
-
-
-def wait(machine: Machine, number: int) -> int:
-    """The exit code of `traind wait`."""
-    return machine.run("traind", "wait", str(number), check=False, user="alice").returncode
-
-
-def waiting_job(machine: Machine, code: int = 3) -> tuple[int, str]:
-    """A job that runs until /tmp/go is there and exits with the code; its id and its pid."""
-    line = f"echo $$ > /tmp/pid; until test -e /tmp/go; do sleep 0.1; done; exit {code}"
-    number = submit(machine, line)
-    running = ("cat", "/tmp/pid")
-    return number, eventually(lambda: machine.run(*running, check=False).stdout.strip())
-
-
-def let_go(machine: Machine, number: int, code: int = 3) -> None:
-    machine.run("touch", "/tmp/go")
-    assert wait(machine, number) == code
 
 
 def test_the_service_comes_up_with_the_machine(machine: Machine) -> None:
@@ -207,49 +145,6 @@ def test_it_is_removed_while_it_runs(machine: Machine) -> None:
     assert not active(machine)
     assert not active(machine, "traind-jobs.scope")
     assert machine.run("pgrep", "-f", "traind", check=False).stdout == ""
-
-
-def checked(machine: Machine, check: str, **env: str) -> tuple[str, str]:
-    """What doctor says of one thing: the level, and the sentence with how to mend it."""
-    done = machine.run("traind", "doctor", "--json", check=False, user="alice", **env)
-    found = {finding["check"]: finding for finding in json.loads(done.stdout)["checks"]}
-    return found[check]["level"], f"{found[check]['sentence']}; {found[check]['mend']}"
-
-
-def test_doctor_finds_the_installed_service_in_order_and_names_logind(machine: Machine) -> None:
-    for check in ("daemon", "launcher", "gpus", "state", "open files"):
-        assert checked(machine, check)[0] == "ok", checked(machine, check)
-    assert "traind-jobs.scope" in checked(machine, "cgroups")[1]
-    level, said = checked(machine, "logind")
-    assert (level, "RemoveIPC=no" in said) == ("note", True)
-    machine.run("mkdir", "/etc/systemd/logind.conf.d")
-    keep = "printf '[Login]\\nRemoveIPC=no\\n' > /etc/systemd/logind.conf.d/traind.conf"
-    machine.run("sh", "-c", keep)
-    assert checked(machine, "logind")[0] == "ok"
-    machine.run("chmod", "o+w", "/etc/traind/config.toml")
-    assert "chmod go-w /etc/traind/config.toml" in checked(machine, "state")[1]
-
-
-def test_doctor_compares_driver_and_library_and_tells_who_can_reach_the_gpus(
-    machine: Machine,
-) -> None:
-    loaded = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.82.07  Wed Aug 27 2025"
-    machine.run("mount", "-t", "tmpfs", "tmpfs", "/proc/driver")
-    machine.run("mkdir", "/proc/driver/nvidia", "/libs")
-    machine.run("sh", "-c", 'echo "$0" > /proc/driver/nvidia/version', loaded)
-    assert "no libnvidia-ml.so.1" in checked(machine, "driver")[1]
-    for version, level in (("580.65.06", "WRONG"), ("580.82.07", "ok")):
-        library = f"/libs/libnvidia-ml.so.{version}"
-        machine.run("sh", "-c", f"cp /lib/*/libz.so.1 {library}")
-        machine.run("ln", "-sf", library, "/libs/libnvidia-ml.so.1")
-        found, said = checked(machine, "driver", LD_LIBRARY_PATH="/libs")
-        assert found == level, said
-    assert "nvidia-modprobe" in checked(machine, "devices")[1]
-    devices = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/nvidia-uvm")
-    machine.run("sh", "-c", f"touch {' '.join(devices)}; chmod 666 {' '.join(devices)}")
-    assert checked(machine, "devices")[0] == "ok"
-    machine.run("sh", "-c", "chgrp video /dev/nvidia0; chmod 660 /dev/nvidia0")
-    assert "/dev/nvidia0 (group video)" in checked(machine, "devices")[1]
 
 
 def test_anybody_on_the_machine_submits_with_curl_and_runs_as_themselves(machine: Machine) -> None:

@@ -98,8 +98,35 @@ def test_removing_it_keeps_state_and_settings_unless_told(machine: Machine) -> N
     assert make(machine, "uninstall", "PURGE=1")[0] == 0
     for path in ("/var/lib/traind", "/etc/traind", "/opt/traind"):
         assert machine.run("test", "-e", path, check=False).returncode == 1, path
-    for name in ("passwd traind", "group traind", "group traind-admin"):
+    for name in ("passwd traind", "group traind", "group traind-admin", "group traind-gpu"):
         assert machine.run("getent", *name.split(), check=False).returncode == 2, name
+
+
+def test_the_gpus_are_fenced_and_open_again_as_root_says(machine: Machine) -> None:
+    options = "/etc/modprobe.d/traind.conf"
+    assert "sudo make install" in make(machine, "fence")[1]
+    assert make(machine, "install")[0] == 0
+    code, said = make(machine, "fence")
+    assert code != 0
+    assert 'first write fence = "group" under [gpus]' in said
+    machine.run("sh", "-c", "printf '[gpus]\\nfence = \"group\"\\n' > /etc/traind/config.toml")
+    for _ in range(2):
+        code, said = make(machine, "fence")
+        assert code == 0, said
+        assert "traind doctor" in said
+    gid = machine.run("getent", "group", "traind-gpu").stdout.split(":")[2]
+    wanted = f"NVreg_DeviceFileUID=0 NVreg_DeviceFileGID={gid} NVreg_DeviceFileMode=0660"
+    written = machine.run("cat", options).stdout.splitlines()
+    assert [line for line in written if not line.startswith("#")] == [f"options nvidia {wanted}"]
+    code, said = make(machine, "unfence")
+    assert code == 0, said
+    assert machine.run("test", "-e", options, check=False).returncode == 1
+    assert "there is no fence" in make(machine, "unfence")[1]
+    assert make(machine, "fence")[0] == 0
+    code, said = make(machine, "uninstall")
+    assert code == 0, said
+    assert "everybody reaches the GPUs" in said
+    assert machine.run("test", "-e", options, check=False).returncode == 1, "nobody could use them"
 
 
 def test_a_packager_gets_a_tree_that_works_where_it_is_put_and_nothing_else(

@@ -197,6 +197,7 @@ def test_a_daemon_that_was_taken_over_cannot_make_a_job_of_anybody_but_a_person(
         "env": {},
         "job_env": {},
         "leftover_grace_s": 1,
+        "fenced": True,
         "limits": {"memory_mib": None, "cpus": None, "all_memory_mib": 1024},
     }
     order = {"op": "start", "spec": spec}

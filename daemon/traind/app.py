@@ -232,6 +232,7 @@ class App:
             self._state_dir,
             external=Path(args.launcher) if args.launcher else None,
             cgroups=self._config.jobs.cgroups,
+            fenced=gpus.fence == "group",
             test_mode=args.test_mode,
             on_change=hub.wake,
             on_meeting=lambda highest: self._meet(stores.jobs, highest),

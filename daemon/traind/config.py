@@ -140,6 +140,7 @@ class GpuSettings(Section):
     release_wait: Span = timedelta(seconds=30)
     foreign_memory: SizeMib = 700
     kernel_log: Annotated[Text, AfterValidator(_kernel_log)] = "auto"
+    fence: Literal["off", "group"] = "off"
     health: GpuHealthSettings = GpuHealthSettings()
 
 

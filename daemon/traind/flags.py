@@ -5,12 +5,14 @@ import os
 import sys
 from pathlib import Path
 
-from traind.config import Config
+from traind.config import EXIT_CONFIG, Config
 from traind.errors import StartupError
 
 
 def with_flags(config: Config, args: argparse.Namespace) -> Config:
-    """The settings with what the command line overrides."""
+    """The settings with what the command line overrides. Raises StartupError where they and the
+    command line do not go together.
+    """
     given = {"state_dir": args.state_dir, "socket": args.socket, "http": args.http}
     given |= {"log_level": args.log_level}
     changed = {name: value for name, value in given.items() if value is not None}
@@ -22,6 +24,12 @@ def with_flags(config: Config, args: argparse.Namespace) -> Config:
     except ValueError as wrong:
         raise StartupError(2, f"the command line is refused: {wrong}") from None
     gpus = config.gpus.model_copy(update=raw.get("gpus", {}))
+    if gpus.fence == "group" and args.launcher is None:
+        sentence = (
+            "gpus.fence: only a launcher that is root can give jobs a group; 'off' is what a "
+            "daemon of your own can have"
+        )
+        raise StartupError(EXIT_CONFIG, sentence)
     return config.model_copy(update={"daemon": daemon, "gpus": gpus})
 
 

@@ -159,6 +159,7 @@ class Status(View):
     launcher_pid: int | None
     launcher_fault: str | None
     gpu_fault: str | None
+    gpu_group: str | None
     gpus: int
     jobs: dict[str, int]
     paused: PauseView | None

@@ -58,6 +58,7 @@ async def show_status(request: web.Request) -> web.StreamResponse:
         launcher_pid=context.link.pid,
         launcher_fault=context.link.fault,
         gpu_fault=context.hub.snapshot.fault,
+        gpu_group=context.link.gpu_group,
         gpus=len(context.inventory.all),
         jobs={state.value: count for state, count in counts.items()},
         paused=pause_view(context.controls.pause),

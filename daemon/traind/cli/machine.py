@@ -14,6 +14,7 @@ import shutil
 import stat
 import time
 
+from traind.cli.devices import devices
 from traind.cli.finding import BAD, GOOD, NOTE, Finding
 
 TYPE_CHECKING = False
@@ -74,7 +75,7 @@ def _gpus(status: dict[str, Any]) -> Iterator[Finding]:
         yield Finding("driver", BAD, sentence, mend)
     else:
         yield Finding("driver", GOOD, f"driver {driver}, and a library to go with it")
-    yield _devices()
+    yield from devices(status)
 
 
 def _driver_version() -> str | None:
@@ -97,32 +98,6 @@ def _library_version() -> str | None:
         return None
     found = re.search(r"\.so\.(\d+\.[\d.]+)$", os.path.realpath(paths[0])) if paths else None
     return found[1] if found else ""
-
-
-def _devices() -> Finding:
-    """Who can reach the GPUs: jobs run as their submitters and open these files themselves."""
-    make = "`nvidia-modprobe -c 0 -u` makes them; nvidia-persistenced does so at each boot"
-    missing = [n for n in ("nvidiactl", "nvidia0", "nvidia-uvm") if not os.path.exists(f"/dev/{n}")]
-    if missing:
-        return Finding("devices", BAD, f"/dev has no {', '.join(missing)}", make)
-    closed = []
-    for path in [*sorted(glob.glob("/dev/nvidia[0-9]*")), "/dev/nvidiactl", "/dev/nvidia-uvm"]:
-        found = os.stat(path)
-        if found.st_mode & 0o006 != 0o006:
-            closed.append(f"{path} (group {_group_name(found.st_gid)})")
-    if closed:
-        mend = "add everybody who submits to that group, or set NVreg_DeviceFileMode=0666"
-        return Finding("devices", NOTE, f"not everybody can reach {', '.join(closed)}", mend)
-    return Finding("devices", GOOD, "everybody on this machine can reach /dev/nvidia*")
-
-
-def _group_name(gid: int) -> str:
-    import grp
-
-    try:
-        return grp.getgrgid(gid).gr_name
-    except KeyError:
-        return str(gid)
 
 
 def _cgroups(status: dict[str, Any], state_dir: str) -> Finding:

@@ -305,7 +305,7 @@ class Dispatcher:
     async def _launch(self, running: Running, now: datetime) -> None:
         spec = launch_order(
             running,
-            self._config.jobs,
+            self._config,
             now=now,
             socket=str(self._socket),
             box_gpus=len(self._inventory.all),

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from traind.config import JobSettings
+from traind.config import Config, JobSettings
 from traind.job import Attempt, Job, StopReason
 from traind.lifecycle import stop_order
 from traind.runner.environment import job_environment
@@ -82,18 +82,18 @@ def time_limit_stop(
 
 
 def launch_order(
-    running: Running, config: JobSettings, *, now: datetime, socket: str, box_gpus: int, host: Host
+    running: Running, config: Config, *, now: datetime, socket: str, box_gpus: int, host: Host
 ) -> dict[str, Any]:
     """What the launcher is told of the attempt."""
-    job = running.job
+    job, settings = running.job, config.jobs
     environment = job_environment(
         job,
         now=now,
         port=running.port,
         socket=socket,
         threads=max(1, (os.cpu_count() or 1) // max(1, box_gpus)),
-        time_limit=running.time_limit(config.max_time_limit),
-        box_env=config.env,
+        time_limit=running.time_limit(settings.max_time_limit),
+        box_env=settings.env,
     )
     return {
         "job": job.id,
@@ -110,7 +110,8 @@ def launch_order(
         "checkpoint_dir": job.spec.checkpoint_dir,
         "env": environment,
         "job_env": job.spec.env,
-        "leftover_grace_s": config.leftover_grace.total_seconds(),
+        "leftover_grace_s": settings.leftover_grace.total_seconds(),
+        "fenced": config.gpus.fence == "group" and bool(job.leases),
         "limits": {
             "memory_mib": job.spec.memory_mib,
             "cpus": job.spec.cpus,

@@ -1,5 +1,6 @@
 """Who a job runs as: looked up by uid, dropped to in one direction, and verified after the fact."""
 
+import grp
 import os
 import pwd
 from collections.abc import Callable
@@ -34,10 +35,10 @@ def bare(uid: int) -> Person:
     return Person(person, NOBODY, f"uid {uid}", "/", "", ())
 
 
-def look_up(uid: int, *, others: bool) -> Person:
-    """The account of `uid`: with `others` any person's, else this process's own, which may have
-    none (containers); HOME then says where. Blocks: the name service may hang. Raises
-    IdentityError.
+def look_up(uid: int, *, others: bool, group: str | None) -> Person:
+    """The account of `uid`, in `group` as well: with `others` any person's, else this process's
+    own, which may have none (containers); HOME then says where. Blocks: the name service may hang.
+    Raises IdentityError, KeyError when there is no such group.
     """
     if not (is_persons(uid) if others else uid == os.getuid()):
         raise IdentityError(f"no job runs as uid {uid} here")
@@ -52,7 +53,8 @@ def look_up(uid: int, *, others: bool) -> Person:
         return Person(uid, gid, name, os.environ.get("HOME", entry.pw_dir), shell, ())
     if gid == 0 or pwd.getpwnam(name).pw_uid != uid:
         raise IdentityError(f"{name} has root's group, or stands for two accounts")
-    return Person(uid, gid, name, entry.pw_dir, shell, tuple(os.getgrouplist(name, gid)))
+    groups = os.getgrouplist(name, gid) + ([grp.getgrnam(group).gr_gid] if group else [])
+    return Person(uid, gid, name, entry.pw_dir, shell, tuple(groups))
 
 
 def become(person: Person) -> bool:

@@ -41,7 +41,7 @@ class Launcher:
         name = "traind-" + hashlib.sha256(state_dir.encode()).hexdigest()[:12]
         cgroups = cgroup.home(name) if args.cgroups == "auto" else None
         pause, others = Failpoint(test_mode=args.test_mode), self.user != os.getuid()
-        self.box = shim.Box(state_dir, cgroups, others, pause)
+        self.box = shim.Box(state_dir, cgroups, others, args.gpu_group, pause)
         self.children: dict[int, str] = {}
         self.daemon: socket.socket | None = None
         self.unread = b""
@@ -120,9 +120,10 @@ class Launcher:
         return {"id": message.get("id"), **answer}
 
     def _hello(self) -> Message:
-        runs = filter(str.isdecimal, os.listdir(f"{self.box.state_dir}/runs"))
-        facts = {"highest_run": max(map(int, runs), default=0), "others": self.box.others}
-        return {"protocol": PROTOCOL, "pid": os.getpid(), "cgroups": self.box.cgroups, **facts}
+        box, runs = self.box, filter(str.isdecimal, os.listdir(f"{self.box.state_dir}/runs"))
+        facts: Message = {"others": box.others, "cgroups": box.cgroups, "gpu_group": box.gpu_group}
+        facts |= {"protocol": PROTOCOL, "pid": os.getpid()}
+        return {"highest_run": max(map(int, runs), default=0), **facts}
 
     def _start(self, path: str, message: Message) -> Message:
         spec, label = message["spec"], ".".join(path.rsplit("/", 2)[1:])
@@ -259,6 +260,7 @@ def main() -> None:
     parser.add_argument("--socket", required=True)
     parser.add_argument("--for", dest="user", metavar="USER", help="whose daemon is served")
     parser.add_argument("--cgroups", choices=("auto", "off"), default="auto")
+    parser.add_argument("--gpu-group", default="traind-gpu", help="what /dev/nvidia* belong to")
     parser.add_argument("--until-idle", action="store_true")
     parser.add_argument("--test-mode", action="store_true", help=argparse.SUPPRESS)
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:

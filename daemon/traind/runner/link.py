@@ -1,6 +1,7 @@
 """The daemon's line to its launcher; when the launcher dies, to the next one."""
 
 import asyncio
+import grp
 import json
 import logging
 import os
@@ -33,6 +34,7 @@ class LauncherLink:
     `fault` is the sentence why nothing can be started now, None while it works. `met` is set once
     a launcher answered, after `on_meeting` was told the highest id of a job that has a run
     directory. `others`: whether jobs run as other accounts; None: that is not known yet.
+    `gpu_group` is what a job with GPUs is given besides where these are `fenced`, None elsewhere.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class LauncherLink:
         *,
         external: Path | None,
         cgroups: str,
+        fenced: bool,
         test_mode: bool,
         on_change: Callable[[], None],
         on_meeting: Callable[[int], Awaitable[None]],
@@ -49,10 +52,12 @@ class LauncherLink:
         self.pid: int | None = None
         self.met = asyncio.Event()
         self.others: bool | None = False if external is None else None
+        self.gpu_group: str | None = None
         self._state_dir = state_dir
         self._external = external
         self._socket = external or state_dir / "launcher.sock"
         self._cgroups = cgroups
+        self._fenced = fenced
         self._test_mode = test_mode
         self._on_change = on_change
         self._on_meeting = on_meeting
@@ -86,7 +91,9 @@ class LauncherLink:
             self.pid, self.others = hello["pid"], hello["others"]
             self.met.set()
             log.info("launcher connected", extra={"pid": self.pid, "cgroups": hello["cgroups"]})
-            self._set_fault(None)
+            fault = await asyncio.to_thread(_fence_fault, hello) if self._fenced else None
+            self.gpu_group = hello["gpu_group"] if self._fenced else None
+            self._set_fault(fault)
             await reading
         finally:
             self._writer = None
@@ -182,6 +189,22 @@ class LauncherLink:
                 return await self.ask(message)
             except LauncherGoneError:
                 await asyncio.sleep(0.05)
+
+
+def _fence_fault(hello: Message) -> str | None:
+    """Why jobs with GPUs cannot be given the group of these; None where they can.
+
+    **Blocks** for the name service.
+    """
+    if not hello["others"]:
+        return "[gpus] fence wants a launcher that is root: only that can give jobs a group"
+    group = hello["gpu_group"]
+    try:
+        grp.getgrnam(group)
+    except KeyError:
+        make = f"`groupadd --system {group}`, and start traind again"
+        return f"[gpus] fence wants the group {group}, which does not exist: {make}"
+    return None
 
 
 def _reap(pid: int, pidfd: int) -> None:

@@ -23,6 +23,7 @@ class Box(NamedTuple):
     state_dir: str
     cgroups: str | None
     others: bool
+    gpu_group: str
     pause: Failpoint
 
 
@@ -54,7 +55,7 @@ def run(spec: main_process.Spec, box: Box, lock: int, log: int) -> NoReturn:
     main = cgroup.fork_into(group) if group else os.fork()
     if main == 0:
         os.close(go)
-        _be_the_job(spec, path, box.others, main_process.Ends(log, barrier, errors))
+        _be_the_job(spec, path, box, main_process.Ends(log, barrier, errors))
     os.close(barrier)
     os.close(errors)
     rundir.write_record(path, "exec.intent", _born(main))
@@ -120,17 +121,16 @@ def _protect_from_oom(score: int) -> None:
         file.write(str(score))
 
 
-def _be_the_job(
-    spec: main_process.Spec, path: str, others: bool, ends: main_process.Ends
-) -> NoReturn:
+def _be_the_job(spec: main_process.Spec, path: str, box: Box, ends: main_process.Ends) -> NoReturn:
     """Drop to the job's person, then go on as its main process; why not goes to the shim."""
     try:
         _protect_from_oom(0)
         os.setsid()
-        person = identity.look_up(spec["uid"], others=others)
+        group = box.gpu_group if spec["fenced"] else None
+        person = identity.look_up(spec["uid"], others=box.others, group=group)
         new = identity.become(person)
         main_process.run(spec, path, person, ends, new=new)
-    except (identity.IdentityError, OSError) as error:
+    except (identity.IdentityError, KeyError, OSError) as error:
         main_process.refuse(ends.errors, error)
 
 
