@@ -39,6 +39,7 @@ POLICY = RequeuePolicy(
     crash_loop_count=3,
     crash_loop_within=SECOND,
     avoid_for=timedelta(hours=24),
+    neighbour_avoid=timedelta(hours=1),
 )
 JOB = replace(
     submitted(7, JobSpec(command="true"), user="alice", uid=1001, now=NOW),

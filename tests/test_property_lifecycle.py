@@ -12,11 +12,11 @@ import sqlite_utils
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from traind.causes import CauseCode
 from traind.errors import ErrorCode, TraindError
 from traind.job import (
     OWNING,
     Budget,
-    CauseCode,
     Exit,
     HeldBy,
     Job,
@@ -146,6 +146,7 @@ policies = st.builds(
     crash_loop_count=st.integers(1, 4),
     crash_loop_within=spans,
     avoid_for=spans,
+    neighbour_avoid=spans,
 )
 
 

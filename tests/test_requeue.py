@@ -67,6 +67,17 @@ def test_a_failure_is_retried_after_its_delay_as_often_as_asked(box: Daemon) -> 
     assert seconds(two["ended_at"], three["claimed_at"]) >= 0.5
 
 
+def test_a_job_that_fails_at_once_time_and_again_is_held_before_all_retries_are_spent(
+    box: Daemon,
+) -> None:
+    number = box.submit("echo a secret; exit 3", retry={"max": 9, "delay_s": 0})
+    job = box.wait(number, "held", attempt=3, held_by="system")
+    assert job["reason"]["code"] == "crash_loop"
+    assert "failed 3 times in a row" in job["reason"]["detail"]
+    assert box.ask("PATCH", f"/v1/jobs/{number}", {"hold": False}).status == 200
+    box.wait(number, "held", attempt=6)
+
+
 def seconds(begin: str, end: str) -> float:
     return (datetime.fromisoformat(end) - datetime.fromisoformat(begin)).total_seconds()
 

@@ -204,6 +204,14 @@ def test_why_says_nothing_of_how_another_persons_job_ended(shared: SharedDaemon)
     theirs = shared.asked_by(bob, "GET", f"/v1/jobs/{number}/why").json
     assert (theirs["cause"], theirs["detail"]) == (None, "it is finished")
     assert shared.asked_by(bob, "GET", f"/v1/jobs/{number}").json["outcome"] == "launch_failed"
+    throw = f"import sys; raise KeyError('{SECRET}')"
+    looping = {"argv": ["python3", "-c", throw], "retry": {"max": 9, "delay_s": 0}}
+    number = shared.asked_by(alice, "POST", "/v1/jobs", looping).json["id"]
+    mine = shared.wait(number, "held")
+    assert SECRET in mine["cause"]["detail"]
+    for path in (f"/v1/jobs/{number}", f"/v1/jobs/{number}/why", "/v1/jobs?limit=2", "/v1/events"):
+        query = "?follow=0" if path == "/v1/events" else ""
+        assert SECRET not in shared.asked_by(bob, "GET", path + query).body.decode(), path
     held = shared.ordered(alice, "true", name="known to all", hold=True)
     shown = shared.asked_by(bob, "GET", f"/v1/jobs/{held}").json
     assert shown["reason"]["detail"] == f"it is held by {alice.name} until it is released"

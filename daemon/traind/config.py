@@ -174,6 +174,7 @@ class QueueSettings(Section):
     free_requeues: Annotated[int, Field(ge=0)] = 5
     requeue_delay: Span = timedelta(seconds=30)
     requeue_delay_max: Span = timedelta(minutes=10)
+    neighbour_avoid: Span = timedelta(hours=1)
     checkpoint_requeues: Annotated[int, Field(ge=0)] = 100
     crash_loop_count: Annotated[int, Field(ge=1)] = 3
     crash_loop_within: Span = timedelta(minutes=1)

@@ -8,6 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from traind.causes import Cause
 from traind.jobspec import JobSpec
 
 
@@ -37,40 +38,6 @@ class Outcome(StrEnum):
     LAUNCH_FAILED = "launch_failed"
     DEPENDENCY_FAILED = "dependency_failed"
     LOST = "lost"
-
-
-class CauseCode(StrEnum):
-    """Why an attempt ended as it did."""
-
-    EXIT_CODE = "exit_code"
-    SIGNAL = "signal"
-    COMMAND_NOT_FOUND = "command_not_found"
-    NOT_EXECUTABLE = "not_executable"
-    WORKDIR = "workdir"
-    IDENTITY = "identity"
-    PYTHON_ENV = "python_env"
-    LAUNCH = "launch"
-    CHECKPOINTED = "checkpointed"
-    CRASH_LOOP = "crash_loop"
-    CANCELLED_BY = "cancelled_by"
-    REQUEUED_BY = "requeued_by"
-    UNPLUGGED = "unplugged"
-    TIME_LIMIT = "time_limit"
-    PREEMPTED = "preempted"
-    HOST_OOM = "host_oom"
-    GPU_FAULT = "gpu_fault"
-    CUDA_APP_BUG = "cuda_app_bug"
-    REBOOT = "reboot"
-    SHIM_LOST = "shim_lost"
-    NEVER_STARTED = "never_started"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cause:
-    """Why an attempt ended so, with a sentence for the person."""
-
-    code: CauseCode
-    detail: str
 
 
 class WaitCode(StrEnum):

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from traind.causes import CauseCode
 from traind.errors import ErrorCode, TraindError
 from traind.job import (
     Budget,
-    CauseCode,
     HeldBy,
     Job,
     JobState,
@@ -17,7 +17,7 @@ from traind.job import (
     WaitCode,
     WaitReason,
 )
-from traind.jobspec import JobSpec
+from traind.jobspec import JobSpec, Retry
 from traind.verdict import Verdict
 
 
@@ -165,6 +165,16 @@ class RequeuePolicy:
     crash_loop_count: int
     crash_loop_within: timedelta
     avoid_for: timedelta
+    neighbour_avoid: timedelta
+
+
+_NOT_ITS_FAULT = frozenset(
+    {
+        *(CauseCode.REBOOT, CauseCode.GPU_FAULT, CauseCode.CUDA_DRIVER),
+        *(CauseCode.CUDA_OOM_NEIGHBOUR, CauseCode.PORT_IN_USE),
+    }
+)
+"""What the machine or a neighbour did: the job comes back free of charge."""
 
 
 def settle(
@@ -186,21 +196,34 @@ def settle(
         return Requeue(verdict=verdict, budget=budget, eligible_at=now, hold=hold)
     if code is CauseCode.CHECKPOINTED and budget.checkpoints < policy.checkpoint_max:
         return _run_again(verdict, budget, now=now, ran=ran, policy=policy)
-    free = code in (CauseCode.REBOOT, CauseCode.GPU_FAULT)
-    if free and job.spec.requeue and budget.free < policy.free_max:
+    if code in _NOT_ITS_FAULT and job.spec.requeue and budget.free < policy.free_max:
         delay = min(policy.free_delay * 2**budget.free, policy.free_delay_max)
         spent = replace(budget, free=budget.free + 1)
-        avoid_until = now + policy.avoid_for if verdict.faulty else None
+        sick = code is not CauseCode.CUDA_OOM_NEIGHBOUR
+        avoid_for = policy.avoid_for if sick else policy.neighbour_avoid
+        avoid_until = now + avoid_for if verdict.faulty else None
         return Requeue(
             verdict=verdict, budget=spent, eligible_at=now + delay, avoid_until=avoid_until
         )
     retry = job.spec.retry
     if retry is not None and verdict.outcome in retry.on and budget.retries < retry.max:
-        wait = min(retry.delay_s * retry.backoff ** min(budget.retries, 60), 30 * 86400.0)
-        spent = replace(budget, retries=budget.retries + 1)
-        eligible_at = now + timedelta(seconds=wait)
-        return Requeue(verdict=verdict, budget=spent, eligible_at=eligible_at)
+        return _retried(verdict, budget, retry, now=now, ran=ran, policy=policy)
     return Finish(verdict=verdict)
+
+
+def _retried(
+    verdict: Verdict,
+    budget: Budget,
+    retry: Retry,
+    *,
+    now: datetime,
+    ran: timedelta,
+    policy: RequeuePolicy,
+) -> Requeue:
+    wait = min(retry.delay_s * retry.backoff ** min(budget.retries, 60), 30 * 86400.0)
+    spent = replace(budget, retries=budget.retries + 1)
+    again = Requeue(verdict=verdict, budget=spent, eligible_at=now + timedelta(seconds=wait))
+    return _held_in_a_loop(again, "it failed {} times in a row", ran=ran, policy=policy)
 
 
 def _requeued(job: Job, verdict: Verdict, *, now: datetime) -> Requeue:
@@ -215,17 +238,21 @@ def _requeued(job: Job, verdict: Verdict, *, now: datetime) -> Requeue:
 def _run_again(
     verdict: Verdict, budget: Budget, *, now: datetime, ran: timedelta, policy: RequeuePolicy
 ) -> Requeue:
-    quick = budget.quick + 1 if ran < policy.crash_loop_within else 0
-    spent = replace(budget, checkpoints=budget.checkpoints + 1, quick=quick)
+    spent = replace(budget, checkpoints=budget.checkpoints + 1)
+    again = Requeue(verdict=verdict, budget=spent, eligible_at=now)
+    said = "it asked {} times in a row to be run again"
+    return _held_in_a_loop(again, said, ran=ran, policy=policy)
+
+
+def _held_in_a_loop(again: Requeue, said: str, *, ran: timedelta, policy: RequeuePolicy) -> Requeue:
+    """The same, or held where too many attempts in a row were over as soon as they had begun."""
+    quick = again.budget.quick + 1 if ran < policy.crash_loop_within else 0
     if quick < policy.crash_loop_count:
-        return Requeue(verdict=verdict, budget=spent, eligible_at=now)
-    hold = WaitReason(
-        code=WaitCode.CRASH_LOOP,
-        detail=f"it asked {quick} times in a row, each within "
-        f"{policy.crash_loop_within.total_seconds():.0f} s of its start, to be run again; "
-        "mend it, then release it",
-    )
-    return Requeue(verdict=verdict, budget=replace(spent, quick=0), eligible_at=now, hold=hold)
+        return replace(again, budget=replace(again.budget, quick=quick))
+    within = f"{policy.crash_loop_within.total_seconds():.0f} s"
+    detail = f"{said.format(quick)}, each within {within} of its start; mend it, then release it"
+    hold = WaitReason(code=WaitCode.CRASH_LOOP, detail=detail)
+    return replace(again, budget=replace(again.budget, quick=0), hold=hold)
 
 
 def stop_order(

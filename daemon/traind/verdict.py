@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, replace
 
-from traind.job import Cause, CauseCode, Exit, Job, Lost, NeverStarted, Outcome, StopReason
+from traind.causes import Cause, CauseCode
+from traind.job import Exit, Job, Lost, NeverStarted, Outcome, StopReason
 
 TEMPFAIL = 75
 """EX_TEMPFAIL of sysexits.h: "checkpointed, run me again"."""
@@ -33,6 +34,18 @@ class GpuEvidence:
     misuse: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Testimony:
+    """What the end of its log says that an attempt died of, weighed against what else is known.
+
+    `faulty` are the UUIDs of GPUs that it had better not get again.
+    """
+
+    code: CauseCode
+    sentence: str
+    faulty: frozenset[str] = frozenset()
+
+
 Ending = Exit | Lost | NeverStarted
 
 _LAUNCH_CAUSES = {
@@ -42,12 +55,23 @@ _LAUNCH_CAUSES = {
 }
 
 
+_OUTCOMES = {
+    CauseCode.CUDA_OOM_SELF: Outcome.OUT_OF_MEMORY,
+    CauseCode.CUDA_OOM_NEIGHBOUR: Outcome.OUT_OF_MEMORY,
+    CauseCode.HOST_OOM: Outcome.OUT_OF_MEMORY,
+    CauseCode.GPU_FAULT: Outcome.GPU_FAULT,
+}
+"""What a log's testimony makes of a failure; any other one leaves it that."""
+
+_UNEXPLAINED = frozenset({CauseCode.EXIT_CODE, CauseCode.SIGNAL})
 _NOTHING = GpuEvidence()
 
 
-def judge(job: Job, ending: Ending, gpus: GpuEvidence = _NOTHING) -> Verdict:
-    """What an ending means for the attempt, given what was asked of the job meanwhile, and what is
-    known against its GPUs.
+def judge(
+    job: Job, ending: Ending, gpus: GpuEvidence = _NOTHING, testimony: Testimony | None = None
+) -> Verdict:
+    """What an ending means for the attempt, given what was asked of the job meanwhile, what is
+    known against its GPUs, and what its log says: the earlier outweighs the later.
     """
     match ending:
         case NeverStarted(detail=detail):
@@ -63,7 +87,7 @@ def judge(job: Job, ending: Ending, gpus: GpuEvidence = _NOTHING) -> Verdict:
                 "was ended",
             )
         case Exit():
-            known = _blamed(_judge_exit(job, ending), gpus)
+            known = _explained(_blamed(_judge_exit(job, ending), gpus), testimony)
     return _stopped(job, known, gpus)
 
 
@@ -79,6 +103,20 @@ def _blamed(known: Verdict, gpus: GpuEvidence) -> Verdict:
         cause = Cause(code=CauseCode.CUDA_APP_BUG, detail=f"{gpus.misuse}; {how}")
         return replace(known, cause=cause)
     return known
+
+
+def _explained(known: Verdict, testimony: Testimony | None) -> Verdict:
+    """The verdict with what the log says, where nothing better explains a failure."""
+    unexplained = known.outcome is Outcome.FAILED and known.cause.code in _UNEXPLAINED
+    if testimony is None or not unexplained:
+        return known
+    detail = f"{testimony.sentence}; {known.cause.detail}"
+    return replace(
+        known,
+        outcome=_OUTCOMES.get(testimony.code, Outcome.FAILED),
+        cause=Cause(code=testimony.code, detail=detail),
+        faulty=testimony.faulty,
+    )
 
 
 def _lost(code: CauseCode, detail: str) -> Verdict:
@@ -103,12 +141,17 @@ def _judge_exit(job: Job, ending: Exit) -> Verdict:
         return Verdict(outcome=Outcome.LAUNCH_FAILED, cause=cause, exit_code=ending.exit_code)
     if ending.signal is not None:
         if ending.oom_kills and ending.signal == "KILL":
-            detail = "it was killed because its host memory ran out"
-            oom = Cause(code=CauseCode.HOST_OOM, detail=detail)
-            return Verdict(outcome=Outcome.OUT_OF_MEMORY, cause=oom, signal=ending.signal)
-        cause = Cause(code=CauseCode.SIGNAL, detail=f"it was ended by SIG{ending.signal}")
+            return _out_of_host_memory(ending, "it was killed because its host memory ran out")
+        cause = Cause(code=CauseCode.SIGNAL, detail=_signal_sentence(ending.signal))
         return Verdict(outcome=Outcome.FAILED, cause=cause, signal=ending.signal)
     code = ending.exit_code or 0
+    if ending.oom_kills and code not in (0, TEMPFAIL):
+        killed = "process of it was" if ending.oom_kills == 1 else "processes of it were"
+        return _out_of_host_memory(
+            ending,
+            f"{ending.oom_kills} {killed} killed because its host memory ran out; "
+            f"it exited with code {code}",
+        )
     if code == 0:
         cause = Cause(code=CauseCode.EXIT_CODE, detail="it exited with code 0")
         return Verdict(outcome=Outcome.SUCCEEDED, cause=cause, exit_code=0)
@@ -128,6 +171,26 @@ def _judge_exit(job: Job, ending: Exit) -> Verdict:
     else:
         cause = Cause(code=CauseCode.EXIT_CODE, detail=f"it exited with code {code}")
     return Verdict(outcome=Outcome.FAILED, cause=cause, exit_code=code)
+
+
+def _out_of_host_memory(ending: Exit, detail: str) -> Verdict:
+    return Verdict(
+        outcome=Outcome.OUT_OF_MEMORY,
+        cause=Cause(code=CauseCode.HOST_OOM, detail=detail),
+        exit_code=ending.exit_code,
+        signal=ending.signal,
+    )
+
+
+_SIGNAL_HINTS = {
+    "KILL": "which somebody sent, or the kernel for want of host memory",
+    "BUS": "as programs are that find the shared memory (/dev/shm) full",
+}
+
+
+def _signal_sentence(signal: str) -> str:
+    hint = _SIGNAL_HINTS.get(signal)
+    return f"it was ended by SIG{signal}" + (f", {hint}" if hint else "")
 
 
 def _stopped(job: Job, known: Verdict, gpus: GpuEvidence) -> Verdict:

@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, PlainSerializer, WithJsonSchema
 
+from traind.causes import Cause
 from traind.errors import FieldError
-from traind.job import Attempt, Cause, HeldBy, Job, JobState, Outcome, Pause, WaitReason
+from traind.job import Attempt, HeldBy, Job, JobState, Outcome, Pause, WaitReason
 from traind.jobspec import INSTANT_SCHEMA, JobSpec, instant_text
 
 At = Annotated[

@@ -6,12 +6,11 @@ from datetime import datetime
 from typing import Any
 
 from traind.api.context import Caller
+from traind.causes import Cause, CauseCode
 from traind.config import JobSettings
 from traind.errors import ErrorCode, FieldError, TraindError
 from traind.job import (
     OWNING,
-    Cause,
-    CauseCode,
     HeldBy,
     Job,
     JobState,

@@ -12,6 +12,7 @@ from traind.job import Job
 from traind.store.leases import OpenLease
 
 _REMEMBERED = 10_000
+_STRANGERS_KEPT = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +21,7 @@ class Owner:
 
     job_id: int
     attempt: int
+    user: str
     program: str | None
     gpus: frozenset[str]
     pids: frozenset[int]
@@ -32,6 +34,7 @@ class Attempts:
         self._now: tuple[Owner, ...] = ()
         self._gone: dict[int, Owner] = {}
         self._strangers: Mapping[str, frozenset[int]] = {}
+        self._strangers_seen: dict[tuple[str, int], datetime] = {}
         self._stuck_since: dict[int, datetime] = {}
 
     def observe(self, owners: Iterable[Owner], snapshot: GpuSnapshot, *, now: datetime) -> None:
@@ -48,6 +51,17 @@ class Attempts:
             reading.gpu.uuid: frozenset(p.pid for p in reading.processes) - self._gone.keys()
             for reading in snapshot.readings
         }
+        lately = {k: at for k, at in self._strangers_seen.items() if now - at < _STRANGERS_KEPT}
+        seen = {(uuid, pid): now for uuid, pids in self._strangers.items() for pid in pids}
+        self._strangers_seen = lately | seen
+
+    def owner(self, pid: int) -> Owner | None:
+        """The attempt that this process is or was of; None of one that is of none."""
+        return self._gone.get(pid)
+
+    def was_stranger(self, uuid: str, pid: int) -> bool:
+        """Whether a process of no attempt was on the GPU within the last minute."""
+        return (uuid, pid) in self._strangers_seen
 
     def stuck_on(self, uuid: str, patience: timedelta, *, now: datetime) -> int | None:
         """A process of an attempt on this GPU that has not left the kernel for so long, or None."""
@@ -95,6 +109,7 @@ def owners_of(
         Owner(
             job_id=few[0].job_id,
             attempt=few[0].attempt,
+            user=few[0].user,
             program=program_of(few[0].user, specs.get(few[0].job_id)),
             gpus=frozenset(lease.lease.gpu_uuid for lease in few),
             pids=frozenset(pids.get(attempt_id, ())),

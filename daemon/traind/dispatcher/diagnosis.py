@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 class Diagnosis:
-    """Examines every new snapshot, and every XID, once."""
+    """Examines every new snapshot, and every XID, once; `attempts` knows whose each process is."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Diagnosis:
         self._conditions = conditions
         self._xid_log = xid_log
         self._boot_id = boot_id()
-        self._attempts = Attempts()
+        self.attempts = Attempts()
         self._trends: dict[str, Trend] = {}
         self._examined_at: datetime | None = None
         self._heard: list[tuple[str, Xid]] = []
@@ -84,7 +84,7 @@ class Diagnosis:
         Raises UNAVAILABLE when it cannot be stored: it is done again.
         """
         gpus = tuple(gpus)
-        self._attempts.observe(owners, snapshot, now=now)
+        self.attempts.observe(owners, snapshot, now=now)
         self._hear(gpus, now)
         fresh = self._is_fresh(snapshot)
         async with self._conditions.turn:
@@ -99,7 +99,7 @@ class Diagnosis:
         self._heard, self._logged = [], [] if by_pci else self._logged
         for uuid, xid, is_logged in heard:
             if xid.seq is None or (uuid, xid.seq) not in self._conditions.seen:
-                self._untold.append(_sighted(uuid, xid, self._attempts, logged=is_logged, now=now))
+                self._untold.append(_sighted(uuid, xid, self.attempts, logged=is_logged, now=now))
 
     async def _examine(self, readings: Iterable[GpuReading], *, fresh: bool, now: datetime) -> None:
         heard, since = self._untold, now - self._settings.repeat_within
@@ -118,8 +118,8 @@ class Diagnosis:
                 fresh=fresh,
                 xids=xids,
                 lately=[*lately, *told],
-                several=self._attempts.several_on(uuid),
-                stuck_pid=self._attempts.stuck_on(uuid, self._settings.stuck_after, now=now),
+                several=self.attempts.several_on(uuid),
+                stuck_pid=self.attempts.stuck_on(uuid, self._settings.stuck_after, now=now),
                 boot_id=self._boot_id,
                 now=now,
             )

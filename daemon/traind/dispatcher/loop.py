@@ -11,6 +11,7 @@ from typing import Any
 
 from traind.config import Config
 from traind.dispatcher.attribution import owners_of
+from traind.dispatcher.autopsy import Autopsy
 from traind.dispatcher.claiming import Refusals, claim_of
 from traind.dispatcher.diagnosis import Diagnosis
 from traind.dispatcher.inquest import Inquest
@@ -25,7 +26,14 @@ from traind.dispatcher.outlook import (
     requeue_policy_of,
     world_of,
 )
-from traind.dispatcher.running import Running, adopted, launch_order, time_limit_stop, with_job
+from traind.dispatcher.running import (
+    Running,
+    adopted,
+    launch_order,
+    log_end,
+    time_limit_stop,
+    with_job,
+)
 from traind.dispatcher.sampling import Sampler
 from traind.dispatcher.steps import side_by_side, until_news
 from traind.dispatcher.stopping import next_step_at, send_signals, take_step
@@ -92,6 +100,7 @@ class Dispatcher:
         self._waiting = Waiting(store, hub, config.queue.front)
         self._health: dict[str, GpuHealth] = {}
         self._inquest = Inquest()
+        self._autopsy = Autopsy(supervisor, diagnosis.attempts, hub)
         self._running: dict[int, Running] = {}
         self._refusals = Refusals()
         self._holders = Leaseholders(leases, supervisor=supervisor, inventory=inventory, hub=hub)
@@ -192,13 +201,14 @@ class Dispatcher:
         run_s = ending.run_s if isinstance(ending, Exit) else running.ran_s(boottime_s())
         ran = timedelta(seconds=run_s or 0.0)
         evidence = self._diagnosis.evidence(running.job, self._health, self._inventory.all)
+        testimony = await self._autopsy.testimony(running.job, ending)
         progress = read_progress(self._supervisor.path(key) / "metrics")
         peak = ending.peak_memory_mib if isinstance(ending, Exit) else None
         policy = requeue_policy_of(self._config)
 
         def judged(job: Job) -> list[Ended]:
             """By the job as it stands, with the newest order to stop."""
-            verdict = judge(job, ending, evidence)
+            verdict = judge(job, ending, evidence, testimony)
             settled = settle(job, verdict, now=now, ran=ran, policy=policy)
             ended = Ended(settled=settled, run_s=run_s, peak_memory_mib=peak, progress=progress)
             return [ended] if job.attempt == attempt and job.state in OWNING else []
@@ -208,17 +218,7 @@ class Dispatcher:
         self._pause("daemon.finished", f"{job_id}.{attempt}")
         self._absorb(job)
         self._holders.stale = True
-        log.info(
-            "attempt ended",
-            extra={
-                "job": job_id,
-                "attempt": attempt,
-                "state": job.state,
-                "outcome": job.outcome,
-                "cause": job.cause and job.cause.code,
-                "exit_code": job.exit_code,
-            },
-        )
+        log_end(job, attempt)
 
     # look -----------------------------------------------------------------------------------
 

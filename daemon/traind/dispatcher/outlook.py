@@ -63,6 +63,7 @@ def requeue_policy_of(config: Config) -> RequeuePolicy:
         crash_loop_count=queue.crash_loop_count,
         crash_loop_within=queue.crash_loop_within,
         avoid_for=config.gpus.health.avoid_for,
+        neighbour_avoid=queue.neighbour_avoid,
     )
 
 

@@ -1,5 +1,6 @@
 """The jobs that own GPUs, with what the dispatcher must remember of them between two ticks."""
 
+import logging
 import os
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -15,6 +16,7 @@ from traind.script import interpreter_of
 from traind.store.moves import Stop
 
 KILL_AGAIN = timedelta(seconds=5)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,3 +125,18 @@ def launch_order(
 def with_job(running: Running, job: Job) -> Running:
     """The same attempt with the job as it stands now."""
     return replace(running, job=job)
+
+
+def log_end(job: Job, attempt: int) -> None:
+    """Tell the daemon's own log how an attempt ended; what a job wrote never gets there."""
+    log.info(
+        "attempt ended",
+        extra={
+            "job": job.id,
+            "attempt": attempt,
+            "state": job.state,
+            "outcome": job.outcome,
+            "cause": job.cause and job.cause.code,
+            "exit_code": job.exit_code,
+        },
+    )

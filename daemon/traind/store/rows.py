@@ -7,11 +7,10 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from traind.causes import Cause, CauseCode
 from traind.job import (
     Attempt,
     Budget,
-    Cause,
-    CauseCode,
     GpuUse,
     HeldBy,
     Job,
