@@ -157,7 +157,8 @@ class Lease:
     """What an attempt holds of one GPU: `memory_mib` of it, or all of it when `exclusive`.
 
     `baseline_mib` is the memory that was in use there before. `state` is held, cleaning or
-    released.
+    released. `busiest_pct` is the most that the GPU was seen to be busy meanwhile, None where it
+    did not say.
     """
 
     gpu_uuid: str
@@ -167,6 +168,7 @@ class Lease:
     exclusive: bool
     baseline_mib: int
     state: str = "held"
+    busiest_pct: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,7 +251,8 @@ class Job:
 
     `signals` are names without SIG that its processes are still to get, in their order; `warnings`
     what its owner is to know of how the order was read. `gpu_use` is the last attempt's, but its
-    energy that of all attempts. `avoid` are UUIDs of GPUs that failed under it, which it does not
+    energy that of all attempts; `mean_cpu_pct`, of one core, is the last one's, too, and `samples`
+    is how many were taken of it. `avoid` are UUIDs of GPUs that failed under it, which it does not
     get before `avoid_until`.
     """
 
@@ -281,6 +284,8 @@ class Job:
     progress_total: float | None
     log_path: str | None
     gpu_use: GpuUse = GpuUse()
+    mean_cpu_pct: float | None = None
+    samples: int = 0
     leases: tuple[Lease, ...]
     version: int
     warnings: tuple[str, ...] = ()

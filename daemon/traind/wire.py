@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, PlainSerializer, WithJsonSchema
 
+from traind.advice import advice_on
 from traind.causes import Cause
 from traind.errors import FieldError
 from traind.job import Attempt, HeldBy, Job, JobState, Outcome, Pause, WaitReason
@@ -78,9 +79,11 @@ class JobView(JobSpec):
     gpus_allotted: list[AllottedGpu]
     peak_gpu_memory_mib: int | None
     mean_gpu_busy_pct: float | None
+    mean_cpu_pct: float | None
     peak_memory_mib: int | None
     gpu_seconds: float
     energy_wh: float | None
+    advice: list[str]
     progress: ProgressView | None
     log_path: str | None
     held_by: HeldBy | None
@@ -268,6 +271,7 @@ def job_view(
     reason: WaitReason | None,
     progress: tuple[float | None, float | None],
     box_gpus: int,
+    box_cores: int,
     home: str | None,
 ) -> JobView:
     """The job as the API shows it. `home` is that of whom it runs as, None where that is not
@@ -302,9 +306,11 @@ def job_view(
         "gpus_allotted": allotted(job),
         "peak_gpu_memory_mib": use.peak_memory_mib,
         "mean_gpu_busy_pct": rounded(use.mean_busy_pct, 1),
+        "mean_cpu_pct": rounded(job.mean_cpu_pct, 1),
         "peak_memory_mib": job.peak_memory_mib,
         "gpu_seconds": round(job.gpu_seconds, 3),
         "energy_wh": rounded(use.energy_wh, 3),
+        "advice": advice_on(job, cores=box_cores),
         "progress": ProgressView(step=step, total=total) if told else None,
         "log_path": job.log_path,
         "held_by": job.held_by,

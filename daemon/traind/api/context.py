@@ -1,5 +1,6 @@
 """What the handlers of the API share."""
 
+import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -144,6 +145,7 @@ class Context:
             reason=reason,
             progress=progress,
             box_gpus=len(self.known_gpus()),
+            box_cores=os.cpu_count() or 1,
             home=self.accounts.home(job.uid),
         )
 

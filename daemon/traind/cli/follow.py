@@ -43,10 +43,12 @@ def _signal_number(name: str) -> int | None:
 
 
 def say_outcome(job: dict[str, Any]) -> None:
-    """Says on stderr how a job ended that did not succeed."""
+    """Says on stderr how a job ended that did not succeed, and what to ask for next time."""
     if job.get("outcome") != "succeeded":
         detail = (job.get("cause") or {}).get("detail")
         complain(f"job {job['id']} {job.get('outcome')}" + (f": {detail}" if detail else ""))
+    for advice in job.get("advice") or ():
+        complain(f"job {job['id']}: {advice}")
 
 
 def job_of(client: Client, job_id: object) -> dict[str, Any]:

@@ -124,11 +124,13 @@ def job_text(job: Json, attempts: Sequence[Json], now: datetime) -> str:
         ("took" if job.get("finished_at") else "time", spent(job, now)),
         ("peak GPU memory", _mib(job.get("peak_gpu_memory_mib"))),
         ("GPU busy", _with_unit(job.get("mean_gpu_busy_pct"), "% on average")),
+        ("CPU", _with_unit(job.get("mean_cpu_pct"), "% of one core on average")),
         ("energy", energy(job.get("energy_wh"))),
         ("peak memory", _mib(job.get("peak_memory_mib"))),
         ("log", job.get("log_path")),
         ("checkpoints", job.get("checkpoint_dir")),
         ("labels", ", ".join(f"{k}={v}" for k, v in (job.get("labels") or {}).items())),
+        *(("advice", advice) for advice in job.get("advice") or ()),
         *(("warning", warning) for warning in job.get("warnings") or ()),
     ]
     text = pairs_text(pairs)

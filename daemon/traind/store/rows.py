@@ -36,6 +36,7 @@ _MICROSECOND = timedelta(microseconds=1)
 JOBS = """
 SELECT job.*, attempt.id AS attempt_id, attempt.log_path,
     attempt.peak_gpu_memory_mib, attempt.gpu_busy_sum, attempt.gpu_busy_count,
+    attempt.cpu_pct_sum / NULLIF(attempt.cpu_pct_count, 0) AS mean_cpu_pct, attempt.samples,
     (SELECT SUM(energy_wh) FROM attempt WHERE job_id = job.id) AS energy_wh
 FROM job LEFT JOIN attempt ON attempt.job_id = job.id AND attempt.number = job.attempt
 """
@@ -106,6 +107,7 @@ def leases_of(
                 exclusive=bool(row["exclusive"]),
                 baseline_mib=row["baseline_mib"],
                 state=row["state"],
+                busiest_pct=row["busiest_pct"],
             )
         )
     return {attempt: tuple(leases) for attempt, leases in found.items()}
@@ -171,6 +173,8 @@ def _job(row: dict[str, Any], leases: tuple[Lease, ...]) -> Job:
         progress_total=row["progress_total"],
         log_path=row["log_path"],
         gpu_use=_gpu_use(row),
+        mean_cpu_pct=row["mean_cpu_pct"],
+        samples=row["samples"] or 0,
         leases=leases,
         version=row["version"],
     )

@@ -154,16 +154,28 @@ def _record(connection: sqlite3.Connection, taken: Taken) -> None:
             for gpu in gpus
         ],
     )
+    connection.executemany(
+        "UPDATE lease SET busiest_pct = MAX(COALESCE(busiest_pct, 0), :busy) "
+        "WHERE attempt_id = :attempt AND gpu_uuid = :uuid",
+        [
+            {"attempt": key["attempt"], "uuid": gpu.uuid, "busy": gpu.busy_pct}
+            for gpu in gpus
+            if gpu.busy_pct is not None
+        ],
+    )
     busy = [gpu.busy_pct for gpu in gpus if gpu.busy_pct is not None]
     connection.execute(
         "UPDATE attempt SET samples_from = MIN(COALESCE(samples_from, :at), :at), "
         "peak_gpu_memory_mib = "
         "COALESCE(MAX(peak_gpu_memory_mib, :peak), peak_gpu_memory_mib, :peak), "
+        "samples = samples + 1, cpu_pct_sum = cpu_pct_sum + COALESCE(:cpu, 0), "
+        "cpu_pct_count = cpu_pct_count + (:cpu IS NOT NULL), "
         "gpu_busy_sum = gpu_busy_sum + :busy, gpu_busy_count = gpu_busy_count + :count, "
         "energy_wh = COALESCE(energy_wh + :energy, energy_wh, :energy) WHERE id = :attempt",
         {
             **key,
             "peak": max((g.memory_mib for g in gpus if g.memory_mib is not None), default=None),
+            "cpu": sample.cpu_pct,
             "busy": sum(busy),
             "count": len(busy),
             "energy": taken.energy_wh,
