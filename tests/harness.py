@@ -31,6 +31,7 @@ sample_busy = "1s"
 sample_idle = "1s"
 respawn_delay = "1s"
 ramp = "2s"
+foreign_gone = "0s"
 [host]
 cpus = 4
 [jobs]

@@ -655,10 +655,18 @@ def test_a_gpu_tells_who_uses_it_and_why_it_is_not_given_out() -> None:
         "leases": [
             {"job_id": 4, "user": "al", "name": "x", "memory_mib": 8192, "state": "cleaning"}
         ],
-        "foreign": [{"pid": 42, "memory_mib": 512}],
+        "foreign": [
+            {"pid": 42, "memory_mib": 512},
+            {"pid": 43, "user": "bo", "command": "jupyter-lab", "activity": "idle"},
+            {"pid": 44, "job_id": 9, "container": "3f2a1b0c9d8e", "ignored": True},
+        ],
     }
+    foreign = (
+        "pid 42 512 MiB, bo jupyter-lab pid 43 (idle)",
+        "job 9 pid 44 in container 3f2a1b0c9d8e (ignored)",
+    )
     text = views.gpus_text([lost, {"index": 0}], width=None, colour=False)
-    for part in ("48 GiB", "it fell off the bus", "4 al x 8 GiB (cleaning)", "pid 42 512 MiB"):
+    for part in ("48 GiB", "it fell off the bus", "4 al x 8 GiB (cleaning)", *foreign):
         assert part in text
 
 

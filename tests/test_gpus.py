@@ -232,9 +232,7 @@ async def test_what_jobs_declared_counts_as_their_memory(tmp_path, described):
         shared, alone = snapshot.readings
         assert shared.used_mib == 8192 + 100
         assert health.observed(shared, (49, 50)) == 8192
-        assert health.foreign(shared, {49, 50}, 700) is None
         assert alone.used_mib == 24576
-        assert health.foreign(alone, set(), 700) is None
         described.write({"memory_mib": 24576, "processes": [listed]}, job_memory="none")
         watched.monitor.observe(claims, hurried=True)
         snapshot = await watched.until(lambda seen: seen.readings[0].used_mib == 2048)
@@ -656,22 +654,8 @@ def test_a_process_of_which_the_driver_does_not_say_holds_what_nobody_explains()
     assert health.observed(seen, {2}) == 6000
     assert health.observed(seen, {1, 2}) == 9000
     assert health.observed(seen, {1}) == 3000
-    assert "process 2 holds 5.86 GiB" in (health.foreign(seen, {1}, 700) or "")
-    assert health.foreign(reading(3500, process(1, 3000), process(2, None)), {1}, 700) is None
-
-
-def test_a_stranger_that_computes_keeps_the_gpu_from_one_job_alone():
-    seen = reading(2800, process(4242, 2048), process(7, 701))
-    assert health.foreign(seen, set(), 700) == (
-        "GPU 1 (NVIDIA RTX A6000): process 4242 holds 2 GiB and is of no job"
-    )
-    assert "process 7 " in (health.foreign(seen, {4242}, 700) or "")
-    assert health.foreign(seen, {4242, 7}, 700) is None
-
-
-def test_displays_and_forgotten_contexts_do_not():
-    seen = reading(5000, process(900, 4000, "graphics"), process(8, 700))
-    assert health.foreign(seen, set(), 700) is None
+    assert health.held_by(seen, seen.processes[1]) == 6000
+    assert health.held_by(seen, seen.processes[0]) == 3000
 
 
 @pytest.mark.parametrize(

@@ -27,9 +27,7 @@ from traind.scheduler import (
 NOW = datetime(2030, 1, 31, 12, tzinfo=UTC)
 GIB = 1024
 HOST = Host(cpus=14, memory_mib=120 * GIB)
-POLICY = SharingPolicy(
-    safety_mib=512, safety_pct=2.0, max_jobs=4, ramp_s=60.0, foreign_memory_mib=700
-)
+POLICY = SharingPolicy(safety_mib=512, safety_pct=2.0, max_jobs=4, ramp_s=60.0)
 
 
 def make_gpu(index, *, memory_mib=24564, name="NVIDIA GeForce RTX 4090"):

@@ -36,6 +36,11 @@ class Accounts:
         self._known[uid] = time.monotonic(), account
         return account
 
+    def name(self, uid: int) -> str | None:
+        """The name of an account that was looked up before, None of any other."""
+        known = self._known.get(uid)
+        return None if known is None else known[1].name
+
     def home(self, uid: int) -> str | None:
         """The home of an account that was looked up before, None of any other."""
         known = self._known.get(uid)

@@ -17,7 +17,7 @@ from traind.accounts import Accounts
 from traind.api.context import Caller, Context
 from traind.api.server import Server, check_socket_path
 from traind.config import EXIT_CONFIG, Config, Reload, load, reloaded
-from traind.dispatcher import Diagnosis, Dispatcher, Sampler, XidLog
+from traind.dispatcher import Diagnosis, Dispatcher, Leaseholders, Sampler, Strangers, XidLog
 from traind.errors import ErrorCode, StartupError, TraindError
 from traind.eventloop import MeteredLoop
 from traind.flags import name_state_dir, with_flags
@@ -193,11 +193,11 @@ class App:
         hub = Hub()
         stores = await open_stores(database, hub, self._config, self._state_dir)
         hands = self._hands(stores, hub)
-        dispatcher = self._dispatcher(stores, hands, hub, socket)
-        retention, timers = self._nightly(stores, hands)
-        await timers.prepare(now=datetime.now(UTC))
         accounts = Accounts()
         await accounts.find(os.getuid())
+        dispatcher = self._dispatcher(stores, hands, hub, socket, accounts)
+        retention, timers = self._nightly(stores, hands)
+        await timers.prepare(now=datetime.now(UTC))
         context = self._context(stores, hands, hub, dispatcher, retention, socket, accounts)
         self._reloading = _Reloading(
             context=context, dispatcher=dispatcher, retention=retention, timers=timers
@@ -265,13 +265,22 @@ class App:
         self._fresh = False
         await jobs.ids_start_above(highest)
 
-    def _dispatcher(self, stores: Stores, hands: _Hands, hub: Hub, socket: Path) -> Dispatcher:
+    def _dispatcher(
+        self, stores: Stores, hands: _Hands, hub: Hub, socket: Path, accounts: Accounts
+    ) -> Dispatcher:
+        holders = Leaseholders(
+            stores.leases,
+            supervisor=hands.supervisor,
+            inventory=stores.inventory,
+            strangers=Strangers(self._config.gpus, accounts=accounts, hub=hub),
+            hub=hub,
+        )
         return Dispatcher(
             self._config,
             state_dir=self._state_dir,
             socket=socket,
             store=stores.jobs,
-            leases=stores.leases,
+            holders=holders,
             controls=stores.controls,
             inventory=stores.inventory,
             supervisor=hands.supervisor,

@@ -139,6 +139,9 @@ class GpuSettings(Section):
     release_slack: SizeMib = 64
     release_wait: Span = timedelta(seconds=30)
     foreign_memory: SizeMib = 700
+    foreign_busy_pct: Annotated[float, Field(ge=0, le=100)] = 2.0
+    foreign_idle: Span = timedelta(minutes=30)
+    foreign_gone: Span = timedelta(seconds=60)
     kernel_log: Annotated[Text, AfterValidator(_kernel_log)] = "auto"
     fence: Literal["off", "group"] = "off"
     health: GpuHealthSettings = GpuHealthSettings()
@@ -278,7 +281,7 @@ _ALSO = {
     "daemon": {"log_level"},
     "gpus": {
         *("safety_mib", "safety_pct", "max_jobs", "ramp", "release_slack", "release_wait"),
-        *("foreign_memory", "health"),
+        *("foreign_memory", "foreign_busy_pct", "foreign_idle", "foreign_gone", "health"),
     },
 }
 _AT_THE_START = {"jobs": {"cgroups"}, "queue": {"front"}}

@@ -30,6 +30,49 @@ class GpuProcess:
     kind: str
 
 
+class StrangerKind(StrEnum):
+    """What a process that is of no job does on a GPU.
+
+    DISPLAY: it draws. IDLE: it holds a little memory and has done nothing for long. TRAINING: all
+    others; only these keep a GPU from being given to one job alone.
+    """
+
+    DISPLAY = "display"
+    IDLE = "idle"
+    TRAINING = "training"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stranger:
+    """A process on a GPU that is of no job there, as it was seen last.
+
+    `started` is in clock ticks since boot. `memory_mib` is what it holds at most; `since` when it
+    was first seen, `gone_at` when it no longer was, None while it is there. `command` is what it
+    runs, without its arguments; `container` the short id of the one it is in. `job_id` is the job
+    that it is of, which holds other GPUs or none. `ignored`: an operator lets it be. What cannot be
+    known is None.
+    """
+
+    gpu_uuid: str
+    pid: int
+    started: int | None
+    kind: StrangerKind
+    memory_mib: int
+    since: datetime
+    uid: int | None = None
+    user: str | None = None
+    command: str | None = None
+    container: str | None = None
+    job_id: int | None = None
+    ignored: bool = False
+    gone_at: datetime | None = None
+
+    @property
+    def blocks(self) -> bool:
+        """Whether it keeps the GPU from being given to one job alone."""
+        return self.kind is StrangerKind.TRAINING and not self.ignored
+
+
 class FaultKind(StrEnum):
     """Why a GPU could not be read. MISSING: it is not listed; NOT_ALLOWED: access is refused."""
 

@@ -1,6 +1,6 @@
 """The shapes of the answers about GPUs, beside those of `wire` about jobs."""
 
-from traind.gpu import Ailment, Condition, Cordon
+from traind.gpu import Ailment, Condition, Cordon, GpuProcess, Stranger, StrangerKind
 from traind.wire import At, View
 
 
@@ -53,14 +53,24 @@ class LeaseView(View):
 
 
 class ProcessView(View):
-    """A process on a GPU that is of no job; `memory_mib` is null where the driver is silent.
+    """A process on a GPU that is of no job there; `memory_mib` is null where the driver is silent.
 
-    An `ignored` one keeps no job away.
+    `activity` says what it does: it draws (`display`), holds a little memory and has done nothing
+    for long (`idle`), or else (`training`), which alone keeps a GPU from being given to one job. An
+    `ignored` one keeps no job away. `command` is without its arguments, `container` the short id
+    of the one it is in, `job_id` the job that it is of, which was not given this GPU. What is not
+    known, or not yet, is null.
     """
 
     pid: int
     memory_mib: int | None
     kind: str
+    activity: StrangerKind | None
+    since: At | None
+    user: str | None
+    command: str | None
+    container: str | None
+    job_id: int | None
     ignored: bool
 
 
@@ -99,6 +109,22 @@ def condition_view(condition: Condition) -> ConditionView:
         evidence=condition.evidence,
         clears_on=condition.lasts,
         gone_at=condition.gone_at,
+    )
+
+
+def process_view(process: GpuProcess, stranger: Stranger | None, *, ignored: bool) -> ProcessView:
+    """The process as the API shows it, with what is known of it by now."""
+    return ProcessView(
+        pid=process.pid,
+        memory_mib=process.memory_mib,
+        kind=process.kind,
+        activity=None if stranger is None else stranger.kind,
+        since=None if stranger is None else stranger.since,
+        user=None if stranger is None else stranger.user,
+        command=None if stranger is None else stranger.command,
+        container=None if stranger is None else stranger.container,
+        job_id=None if stranger is None else stranger.job_id,
+        ignored=ignored,
     )
 
 

@@ -2,10 +2,10 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from traind.gpu import GpuSnapshot
+from traind.gpu import GpuSnapshot, Stranger
 from traind.job import Job, WaitReason
 
 
@@ -23,13 +23,15 @@ class Hub:
     """Carries news from the rooms that make it to those that wait for it; keeps nothing on disk.
 
     `reasons` is the reason of every job of the last plan, by job id; `world` is what that plan was
-    made of, None before the first; `gpus_read` is set once there was a reading; `changes` counts
-    the changes of all jobs.
+    made of, None before the first; `strangers` are the processes of no job by the UUID of the GPU
+    that they are on, as far as they were looked at; `gpus_read` is set once there was a reading;
+    `changes` counts the changes of all jobs.
     """
 
     def __init__(self) -> None:
         self.reasons: dict[int, WaitReason] = {}
         self.world: object | None = None  # a scheduler.World; the words know nothing of the mind
+        self.strangers: Mapping[str, tuple[Stranger, ...]] = {}
         self.gpus_read = asyncio.Event()
         self._snapshot = GpuSnapshot(read_at=None)
         self._dispatcher = asyncio.Event()

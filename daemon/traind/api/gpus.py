@@ -21,9 +21,9 @@ from traind.gpuwire import (
     GpuView,
     HealthView,
     LeaseView,
-    ProcessView,
     condition_view,
     cordon_view,
+    process_view,
 )
 from traind.jobspec import Name
 from traind.publicwire import public_name
@@ -173,8 +173,10 @@ def _view(
     names: dict[int, str],
 ) -> GpuView:
     gpu = reading.gpu
-    own = {pid for group in pids.values() for pid in group}
+    leases = list(leases)
+    own = {pid for lease in leases for pid in pids[lease.attempt_id]}
     ignored = {pid for pid, _ in context.inventory.ignored.get(gpu.uuid, ())}
+    known = {each.pid: each for each in context.hub.strangers.get(gpu.uuid, ()) if not each.gone_at}
     return GpuView(
         index=gpu.index,
         uuid=gpu.uuid,
@@ -201,12 +203,7 @@ def _view(
             for lease in leases
         ],
         foreign=[
-            ProcessView(
-                pid=process.pid,
-                memory_mib=process.memory_mib,
-                kind=process.kind,
-                ignored=process.pid in ignored,
-            )
+            process_view(process, known.get(process.pid), ignored=process.pid in ignored)
             for process in reading.processes
             if process.pid not in own and process.pid != 0
         ],

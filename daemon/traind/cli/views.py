@@ -220,8 +220,16 @@ def _lease(lease: Json) -> str:
 
 
 def _process(process: Json) -> str:
-    memory = process.get("memory_mib")
-    return f"pid {process.get('pid')}" + (f" {size_text(memory)}" if memory is not None else "")
+    """Such as 'bob python train.py pid 4242 20 GiB (idle)'."""
+    job, memory, container = (process.get(key) for key in ("job_id", "memory_mib", "container"))
+    words = [f"job {job}" if job else process.get("user"), process.get("command")]
+    words += [f"pid {process.get('pid')}", None if memory is None else size_text(memory)]
+    words.append(f"in container {container}" if container else None)
+    if process.get("ignored"):
+        words.append("(ignored)")
+    elif process.get("activity") in ("display", "idle"):
+        words.append(f"({process['activity']})")
+    return " ".join(str(word) for word in words if word)
 
 
 def _allotted(gpu: Json) -> str:

@@ -1,8 +1,12 @@
-"""Who holds the GPUs: open leases, and the processes that were seen of each."""
+"""Who holds the GPUs: open leases with the processes that were seen of each, and strangers."""
 
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 
+from traind.config import GpuSettings
 from traind.dispatcher.outlook import Sight
+from traind.dispatcher.strangers import Strangers, Tenants
 from traind.hub import Hub
 from traind.runner.supervisor import Supervisor
 from traind.store.inventory import Inventory
@@ -13,17 +17,28 @@ class Leaseholders:
     """The open leases as they are on disk, read anew once they are `stale`."""
 
     def __init__(
-        self, store: LeaseStore, *, supervisor: Supervisor, inventory: Inventory, hub: Hub
+        self,
+        store: LeaseStore,
+        *,
+        supervisor: Supervisor,
+        inventory: Inventory,
+        strangers: Strangers,
+        hub: Hub,
     ) -> None:
         self.stale = True
         self._store = store
         self._supervisor = supervisor
         self._inventory = inventory
+        self._strangers = strangers
         self._hub = hub
         self._leases: tuple[OpenLease, ...] = ()
         self._pids: dict[int, tuple[int, ...]] = {}
 
-    async def sight(self) -> Sight:
+    def configure(self, settings: GpuSettings) -> None:
+        """Go by these settings from now on."""
+        self._strangers.configure(settings)
+
+    async def sight(self, *, now: datetime) -> Sight:
         """GPUs and leases as they are; of an attempt that is over, its last known processes."""
         if self.stale:
             self._leases = tuple(await self._store.open())
@@ -35,14 +50,40 @@ class Leaseholders:
             now_there = self._supervisor.pids((lease.job_id, lease.attempt))
             seen[lease.attempt_id] = now_there or self._pids.get(lease.attempt_id, ())
         self._pids = seen
-        ignored = self._inventory.ignored
-        return Sight(snapshot=self._hub.snapshot, leases=self._leases, pids=seen, ignored=ignored)
+        snapshot = self._hub.snapshot
+        self._strangers.look(
+            snapshot,
+            _tenants(self._leases, seen),
+            self._inventory.ignored,
+            job_of=self._supervisor.job_of,
+            now=now,
+        )
+        return Sight(
+            snapshot=snapshot, leases=self._leases, pids=seen, strangers=self._hub.strangers
+        )
 
     async def release(self, slack_mib: int, *, now: datetime) -> Sight:
         """GPUs and leases without those whose memory was given back, up to a slack."""
-        sight = await self.sight()
+        sight = await self.sight(now=now)
         free = sight.given_back(slack_mib)
         for lease in free:
             await self._store.release(lease.attempt_id, lease.lease.gpu_uuid, now=now)
             self.stale = True
-        return await self.sight() if free else sight
+        return await self.sight(now=now) if free else sight
+
+
+def _tenants(
+    leases: Iterable[OpenLease], pids: Mapping[int, tuple[int, ...]]
+) -> dict[str, Tenants]:
+    """Who holds each GPU that is leased, by its UUID."""
+    by_gpu: defaultdict[str, list[OpenLease]] = defaultdict(list)
+    for each in leases:
+        by_gpu[each.lease.gpu_uuid].append(each)
+    return {
+        uuid: Tenants(
+            pids=frozenset(pid for each in few for pid in pids.get(each.attempt_id, ())),
+            held=True,
+            sure=all(each.lease.state != "held" or pids.get(each.attempt_id) for each in few),
+        )
+        for uuid, few in by_gpu.items()
+    }

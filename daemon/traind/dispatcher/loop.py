@@ -53,7 +53,6 @@ from traind.scheduler import Plan, Start
 from traind.store.controls import ControlStore
 from traind.store.inventory import Inventory
 from traind.store.jobs import JobStore
-from traind.store.leases import LeaseStore
 from traind.store.moves import Ended, Stop
 from traind.verdict import judge
 
@@ -71,7 +70,7 @@ class Dispatcher:
         state_dir: Path,
         socket: Path,
         store: JobStore,
-        leases: LeaseStore,
+        holders: Leaseholders,
         controls: ControlStore,
         inventory: Inventory,
         supervisor: Supervisor,
@@ -103,7 +102,7 @@ class Dispatcher:
         self._autopsy = Autopsy(supervisor, diagnosis.attempts, hub)
         self._running: dict[int, Running] = {}
         self._refusals = Refusals()
-        self._holders = Leaseholders(leases, supervisor=supervisor, inventory=inventory, hub=hub)
+        self._holders = holders
         self._tasks: set[asyncio.Task[None]] = set()
         self._log_caps = LogCaps()
 
@@ -112,6 +111,7 @@ class Dispatcher:
         self._config = config
         self.policy = policy_of(config)
         self._diagnosis.configure(config.gpus.health)
+        self._holders.configure(config.gpus)
         self._hub.wake()
 
     def health(self) -> dict[str, GpuHealth]:
@@ -168,7 +168,7 @@ class Dispatcher:
         snapshot, inventory = self._hub.snapshot, self._inventory
         if self._diagnosis.has_news(snapshot, now=now):
             await inventory.remember((r.gpu for r in snapshot.readings), now=now)
-            sight = await self._holders.sight()
+            sight = await self._holders.sight(now=now)
             owners = owners_of((r.job for r in self._running.values()), sight.leases, sight.pids)
             await self._diagnosis.look(snapshot, inventory.all, owners, now=now)
         self._health = self.health()
@@ -247,6 +247,7 @@ class Dispatcher:
             health=self._health,
             host=self.host,
             policy=self.policy,
+            gpus=self._config.gpus,
             owners=(running.owner() for running in self._running.values()),
             waiting=self._waiting.requests,
             launcher_fault=self._link.fault,

@@ -2,19 +2,18 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import psutil
 
-from traind.config import Config
-from traind.gpu import GpuHealth, GpuReading, GpuSnapshot, LeaseClaim
-from traind.gpus.health import foreign, observed, released
+from traind.config import Config, GpuSettings
+from traind.gpu import GpuHealth, GpuReading, GpuSnapshot, LeaseClaim, Stranger
+from traind.gpus.health import observed, released
+from traind.gpus.strangers import beside, obstacle
 from traind.job import Pause, Request, WaitCode, WaitReason
 from traind.lifecycle import RequeuePolicy
-from traind.runner.errand import start_time
 from traind.scheduler import Holding, Host, Owner, SharingPolicy, World
-from traind.store.inventory import Ignored
 from traind.store.leases import OpenLease
 from traind.store.rows import from_us
 
@@ -47,7 +46,6 @@ def policy_of(config: Config) -> SharingPolicy:
         safety_pct=gpus.safety_pct,
         max_jobs=gpus.max_jobs,
         ramp_s=gpus.ramp.total_seconds(),
-        foreign_memory_mib=gpus.foreign_memory,
     )
 
 
@@ -69,14 +67,14 @@ def requeue_policy_of(config: Config) -> RequeuePolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sight:
-    """One look at the GPUs: the last snapshot, the open leases, whose processes are whose, and
-    which of strangers are let be.
+    """One look at the GPUs: the last snapshot, the open leases, whose processes are whose, and by
+    UUID the strangers there.
     """
 
     snapshot: GpuSnapshot
     leases: tuple[OpenLease, ...]
     pids: Pids
-    ignored: Mapping[str, Ignored] = field(default_factory=dict)
+    strangers: Mapping[str, tuple[Stranger, ...]]
 
     def claims(self) -> tuple[LeaseClaim, ...]:
         """What live attempts hold, for the next reading."""
@@ -145,19 +143,18 @@ class Sight:
         pids = self.pids.get(open_lease.attempt_id, ())
         return 0 if reading is None else observed(reading, pids)
 
-    def strangers(self, limit_mib: int) -> dict[str, str]:
+    def obstacles(self, settings: GpuSettings) -> dict[str, str]:
         """By UUID, whose memory keeps a GPU from being given to one job alone."""
-        own = {pid for pids in self.pids.values() for pid in pids}
         found = {
-            r.gpu.uuid: foreign(r, own | self._let_be(r.gpu.uuid), limit_mib)
+            r.gpu.uuid: obstacle(r.gpu, self.strangers.get(r.gpu.uuid, ()), settings)
             for r in self.snapshot.readings
         }
         return {uuid: sentence for uuid, sentence in found.items() if sentence is not None}
 
-    def _let_be(self, uuid: str) -> set[int]:
-        """The processes on a GPU that an operator said to ignore, as long as they are the same."""
-        known = self.ignored.get(uuid, frozenset())
-        return {pid for pid, started in known if start_time(pid) == started}
+    def others(self) -> dict[str, str]:
+        """By UUID, who holds memory there that is of no job, in words."""
+        found = {uuid: beside(strangers) for uuid, strangers in self.strangers.items()}
+        return {uuid: words for uuid, words in found.items() if words is not None}
 
 
 def awaits_gpu(waiting: Iterable[Request], reasons: Mapping[int, WaitReason]) -> bool:
@@ -176,6 +173,7 @@ def world_of(
     health: Mapping[str, GpuHealth],
     host: Host,
     policy: SharingPolicy,
+    gpus: GpuSettings,
     owners: Iterable[Owner],
     waiting: tuple[Request, ...],
     launcher_fault: str | None,
@@ -192,7 +190,8 @@ def world_of(
         unhealthy={uuid: h.sentence for uuid, h in health.items() if not h.allocatable},
         apart={uuid: h.apart for uuid, h in health.items() if h.apart is not None},
         suspect=frozenset(uuid for uuid, h in health.items() if h.suspect),
-        foreign=sight.strangers(policy.foreign_memory_mib),
+        foreign=sight.obstacles(gpus),
+        others=sight.others(),
         holdings=sight.holdings(),
         owners=tuple(owners),
         waiting=waiting,

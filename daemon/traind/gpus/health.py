@@ -1,4 +1,4 @@
-"""What a reading means: whether work may start, what jobs and strangers hold, what is free again.
+"""What a reading means: whether work may start, what jobs hold, what is free again.
 
 Pure: readings in, verdicts out.
 """
@@ -17,8 +17,7 @@ from traind.gpu import (
     MedicalRecord,
 )
 from traind.gpus.conditions import worst_first
-from traind.gpus.source import UNKNOWN_PID, named
-from traind.options import size_text
+from traind.gpus.source import named
 
 _ENDS = {
     Lasts.UNTIL_RESET: "it is reset",
@@ -94,26 +93,12 @@ def observed(reading: GpuReading, claim_pids: Collection[int]) -> int:
     own = [process for process in reading.processes if process.pid in claim_pids]
     known = sum(process.memory_mib or 0 for process in own)
     silent = any(process.memory_mib is None for process in own)
-    return known + (_unexplained(reading) if silent else 0)
+    return known + (unexplained(reading) if silent else 0)
 
 
-def foreign(reading: GpuReading, all_job_pids: Collection[int], limit_mib: int) -> str | None:
-    """Why a process of no job keeps the GPU from being given to one job alone, or None.
-
-    `limit_mib` is what a forgotten context may hold. Display (graphics) processes never count.
-    A process of which the driver does not say counts with all memory that nobody explains.
-    """
-    strangers = [
-        (_held(reading, process), process.pid)
-        for process in reading.processes
-        if process.kind != "graphics"
-        and process.pid != UNKNOWN_PID
-        and process.pid not in all_job_pids
-    ]
-    memory_mib, pid = max(strangers, default=(0, 0))
-    if memory_mib <= limit_mib:
-        return None
-    return f"{named(reading.gpu)}: process {pid} holds {size_text(memory_mib)} and is of no job"
+def held_by(reading: GpuReading, process: GpuProcess) -> int:
+    """MiB that a process holds; where the driver does not say, all that nobody explains."""
+    return unexplained(reading) if process.memory_mib is None else process.memory_mib
 
 
 def released(
@@ -134,9 +119,6 @@ def released(
     return not exclusive or reading.used_mib <= baseline_mib + slack_mib
 
 
-def _held(reading: GpuReading, process: GpuProcess) -> int:
-    return _unexplained(reading) if process.memory_mib is None else process.memory_mib
-
-
-def _unexplained(reading: GpuReading) -> int:
+def unexplained(reading: GpuReading) -> int:
+    """MiB that are in use by none of the processes of which the driver tells how much they hold."""
     return max(0, reading.used_mib - sum(p.memory_mib or 0 for p in reading.processes))

@@ -17,7 +17,9 @@ _UNIFORM = re.compile(r"(\d{1,9})x(.+)")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatedGpu:
-    """One GPU as its simulation wants it. `hang_s`: how long it lets a reader wait, seconds."""
+    """One GPU as its simulation wants it. `hang_s`: how long it lets a reader wait, seconds;
+    `unlisted_mib` are in use by no process that is listed.
+    """
 
     gpu: Gpu
     processes: tuple[GpuProcess, ...] = ()
@@ -26,6 +28,7 @@ class SimulatedGpu:
     power_w: float | None = 30.0
     vitals: GpuVitals = field(default_factory=GpuVitals)
     xids: tuple[Xid, ...] = ()
+    unlisted_mib: int = 0
     lost: bool = False
     hang_s: float = 0.0
 
@@ -72,6 +75,7 @@ _GPU_KEYS = {
     "busy_pct": _whole(0, 100, null=True),
     "power_w": _WATTS,
     "processes": _LIST,
+    "unlisted_mib": _whole(0),
     "lost": _FLAG,
     "hang_s": _SECONDS,
     "ecc_uncorrected": _whole(0),
@@ -174,7 +178,7 @@ def _gpu(raw: Mapping[str, Any], index: int) -> SimulatedGpu:
     xids = tuple(
         Xid(number=one["xid"], pid=one.get("pid"), seq=one["seq"]) for one in raw.get("xids", ())
     )
-    figures = ("temperature_c", "busy_pct", "power_w", "lost", "hang_s")
+    figures = ("temperature_c", "busy_pct", "power_w", "lost", "hang_s", "unlisted_mib")
     return SimulatedGpu(
         gpu=gpu,
         processes=processes,

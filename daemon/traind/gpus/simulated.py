@@ -75,7 +75,7 @@ def _reading(one: SimulatedGpu, claims: Sequence[LeaseClaim], scenario: Scenario
                 _add_declared(processes, claim)
     return GpuReading(
         gpu=one.gpu,
-        used_mib=sum(process.memory_mib or 0 for process in processes.values()),
+        used_mib=one.unlisted_mib + sum(p.memory_mib or 0 for p in processes.values()),
         processes=tuple(processes.values()),
         busy_pct=one.busy_pct,
         power_w=one.power_w,

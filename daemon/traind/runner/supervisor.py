@@ -257,6 +257,18 @@ class Supervisor:
         live = self._live.get(key)
         return (live.pid, *descendants(live.pid)) if live else ()
 
+    def job_of(self, pid: int) -> int | None:
+        """The job of the live attempt that a process is below, None when it is of none."""
+        shims = {live.pid: key[0] for key, live in self._live.items()}
+        while pid > 1:
+            if pid in shims:
+                return shims[pid]
+            try:
+                pid = int(rundir.stat_fields(pid)[1])
+            except OSError:
+                return None
+        return None
+
     def _spawn(self, coroutine: Any) -> None:  # noqa: ANN401 any coroutine
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)

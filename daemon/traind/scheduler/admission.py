@@ -42,6 +42,7 @@ class GpuLedger:
         self.apart = world.apart.get(gpu.uuid)
         self.suspect = gpu.uuid in world.suspect
         self.foreign = world.foreign.get(gpu.uuid)
+        self.others = world.others.get(gpu.uuid)
         self.claimed_by: Request | None = None
         self.max_jobs = world.policy.max_jobs
         self._ramp = timedelta(seconds=world.policy.ramp_s)

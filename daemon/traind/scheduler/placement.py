@@ -195,4 +195,5 @@ def _obstacle(seat: Seat) -> str:
     if len(ledger.holdings) >= ledger.max_jobs:
         return f"{gpu} is shared by as many jobs as it may be, {jobs}"
     left, asked = max(0, ledger.room_mib), seat.need.memory_mib
-    return f"{gpu} has {size_beside(left, asked)} left"
+    beside = "" if ledger.others is None else f", as {ledger.others}"
+    return f"{gpu} has {size_beside(left, asked)} left{beside}"

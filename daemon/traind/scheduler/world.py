@@ -58,7 +58,6 @@ class SharingPolicy:
     safety_pct: float
     max_jobs: int
     ramp_s: float
-    foreign_memory_mib: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +69,8 @@ class World:
     several GPUs may; `suspect` GPUs are given out last;
     `gpu_fault` is the sentence why no reading comes at all, `launcher_fault` why nothing starts.
     `pause` lets nothing start at all.
-    `foreign` gives by UUID a sentence of whose memory keeps it from exclusive use.
+    `foreign` gives by UUID a sentence of whose memory keeps it from exclusive use, `others` who
+    holds memory there that is of no job, in words.
     """
 
     now: datetime
@@ -81,6 +81,7 @@ class World:
     apart: Mapping[str, str] = field(default_factory=dict)
     suspect: frozenset[str] = frozenset()
     foreign: Mapping[str, str] = field(default_factory=dict)
+    others: Mapping[str, str] = field(default_factory=dict)
     holdings: tuple[Holding, ...] = ()
     owners: tuple[Owner, ...] = ()
     waiting: tuple[Request, ...] = ()
