@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 from accounts import SharedDaemon, Village, shared_daemon, village
 from booted import installed
 from contract import CheckedDaemon
-from gpu_scene import CARD, describe
+from gpu_scene import CARD, describe, program_of_somebody
 from harness import SHORT, Daemon, daemon_in
 
 __all__ = ["installed", "village"]
@@ -43,6 +43,13 @@ def gpu_daemon(tmp_path: Path) -> Iterator[Daemon]:
         cards = ({"memory_mib": CARD}, {"memory_mib": CARD})
         daemon.simulate = str(describe(daemon.home / "gpus.json", *cards))
         yield daemon
+
+
+@pytest.fixture
+def stranger() -> Iterator[int]:
+    """A process that is of no job, by its pid."""
+    with program_of_somebody() as pid:
+        yield pid
 
 
 @pytest.fixture

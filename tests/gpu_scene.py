@@ -1,11 +1,14 @@
 """GPUs that do not exist, put on the stage for a test, and what the daemon makes of them."""
 
+import contextlib
 import json
 import re
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from harness import Daemon, eventually
+from harness import Daemon, command_line, eventually
 
 CARD = 24564
 LONG = "sleep 600"
@@ -72,3 +75,15 @@ def running(daemon: Daemon, **fields: Any) -> tuple[int, int]:
 def gpu_of(job: dict[str, Any]) -> list[int]:
     """The indices of the GPUs that a job has or had."""
     return [gpu["index"] for gpu in job["gpus_allotted"]]
+
+
+@contextlib.contextmanager
+def program_of_somebody() -> Iterator[int]:
+    """A process that is of no job; its pid."""
+    process = subprocess.Popen(["sleep", "600"])
+    try:
+        eventually(lambda: command_line(process.pid).startswith("sleep 600"), what="its exec")
+        yield process.pid
+    finally:
+        process.kill()
+        process.wait()

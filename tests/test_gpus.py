@@ -649,6 +649,13 @@ def test_a_job_is_seen_to_hold_what_its_processes_hold():
     assert health.observed(seen, {9}) == 0
 
 
+def test_what_the_driver_does_not_say_is_not_measured():
+    seen = reading(9000, process(1, 3000), process(2, None))
+    assert health.measured(seen, {1, 9}) == 3000
+    assert health.measured(seen, {1, 2}) is None
+    assert health.measured(seen, ()) == 0
+
+
 def test_a_process_of_which_the_driver_does_not_say_holds_what_nobody_explains():
     seen = reading(9000, process(1, 3000), process(2, None))
     assert health.observed(seen, {2}) == 6000

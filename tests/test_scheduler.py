@@ -136,6 +136,13 @@ def test_a_job_that_never_takes_up_its_memory_holds_the_next_one_back_for_the_ra
     assert started(replace(world, now=NOW + timedelta(seconds=40))) == {2: [0]}
 
 
+def test_what_a_job_used_once_is_kept_for_it_and_has_shown_that_it_is_there():
+    fallen = held(1, memory_mib=2 * GIB, observed_mib=GIB, peak_mib=12 * GIB, started_at=NOW)
+    world = make_world(ask(2, gpu_memory_mib=12 * GIB), used_mib=GIB, holdings=(fallen,))
+    assert reason(world, 2).detail == "it needs 12 GiB: GPU 0 has 11.1 GiB left"
+    assert started(make_world(ask(2, gpu_memory_mib=11 * GIB), holdings=(fallen,))) == {2: [0]}
+
+
 def test_an_exclusive_job_waits_for_an_empty_gpu_and_then_has_all_of_it():
     world = make_world(ask(2), holdings=(held(41),))
     why = reason(world, 2)
@@ -434,6 +441,7 @@ HOLDINGS = st.builds(
     exclusive=st.sampled_from([False, False, False, True]),
     memory_mib=st.sampled_from([100, GIB, 6 * GIB, 10 * GIB]),
     observed_mib=st.sampled_from([0, 100, 900, 6 * GIB, 10 * GIB]),
+    peak_mib=st.sampled_from([0, 0, 900, 10 * GIB]),
     started_at=st.none() | INSTANTS,
     cleaning=st.sampled_from([False, False, True]),
 )
@@ -527,8 +535,9 @@ def check_gpus(world, planned):
         assert grant.memory_mib == requests_by_id[job_id].gpu_memory_mib
         at = world.now - timedelta(seconds=world.policy.ramp_s)
         young = [h for h in there if h.started_at is None or h.started_at > at]
-        assert all(h.cleaning or h.observed_mib >= 0.8 * h.memory_mib for h in young)
-        promised = sum(max(h.memory_mib, h.observed_mib) for h in there) + grant.memory_mib
+        assert all(h.cleaning or h.seen_mib >= 0.8 * h.memory_mib for h in young)
+        promised = sum(max(h.memory_mib, h.observed_mib, h.peak_mib) for h in there)
+        promised += grant.memory_mib
         safety = max(world.policy.safety_mib, math.ceil(gpu.memory_mib * 0.02))
         assert foreign + promised <= gpu.memory_mib - gpu.reserved_mib - safety
 

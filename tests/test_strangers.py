@@ -1,17 +1,14 @@
 """Programs of nobody's job on the GPUs: what they are taken for, and which job waits for them."""
 
-import contextlib
 import os
 import pwd
 import signal
-import subprocess
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from gpu_scene import CARD, LONG, gpu_of, reason, scene
+from gpu_scene import CARD, LONG, gpu_of, program_of_somebody, reason, scene
 from harness import Daemon, eventually
 from traind.config import GpuSettings
 from traind.dispatcher.processes import container_of, face_of, program
@@ -19,23 +16,6 @@ from traind.gpu import Gpu, GpuProcess, GpuReading, Stranger, StrangerKind
 from traind.gpus.strangers import Conduct, beside, kind_of, may_return, obstacle, watched, whose
 
 ME = pwd.getpwuid(os.getuid()).pw_name
-
-
-@contextlib.contextmanager
-def program_of_somebody() -> Iterator[int]:
-    """A process that is of no job; its pid."""
-    process = subprocess.Popen(["sleep", "600"])
-    try:
-        yield process.pid
-    finally:
-        process.kill()
-        process.wait()
-
-
-@pytest.fixture
-def stranger() -> Iterator[int]:
-    with program_of_somebody() as pid:
-        yield pid
 
 
 def on_gpu(pid: int, memory_mib: int, **facts: Any) -> dict[str, Any]:

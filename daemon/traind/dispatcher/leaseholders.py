@@ -1,12 +1,14 @@
 """Who holds the GPUs: open leases with the processes that were seen of each, and strangers."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import datetime
 
 from traind.config import GpuSettings
-from traind.dispatcher.outlook import Sight
+from traind.dispatcher.outlook import Peaks, Pids, Sight
 from traind.dispatcher.strangers import Strangers, Tenants
+from traind.gpu import GpuSnapshot
+from traind.gpus.health import measured
 from traind.hub import Hub
 from traind.runner.supervisor import Supervisor
 from traind.store.inventory import Inventory
@@ -32,7 +34,8 @@ class Leaseholders:
         self._strangers = strangers
         self._hub = hub
         self._leases: tuple[OpenLease, ...] = ()
-        self._pids: dict[int, tuple[int, ...]] = {}
+        self._pids: Pids = {}
+        self._peaks: Peaks = {}
 
     def configure(self, settings: GpuSettings) -> None:
         """Go by these settings from now on."""
@@ -49,8 +52,8 @@ class Leaseholders:
                 continue
             now_there = self._supervisor.pids((lease.job_id, lease.attempt))
             seen[lease.attempt_id] = now_there or self._pids.get(lease.attempt_id, ())
-        self._pids = seen
         snapshot = self._hub.snapshot
+        self._pids, self._peaks = seen, _peaks(self._leases, seen, self._peaks, snapshot)
         self._strangers.look(
             snapshot,
             _tenants(self._leases, seen),
@@ -59,7 +62,11 @@ class Leaseholders:
             now=now,
         )
         return Sight(
-            snapshot=snapshot, leases=self._leases, pids=seen, strangers=self._hub.strangers
+            snapshot=snapshot,
+            leases=self._leases,
+            pids=seen,
+            peaks=self._peaks,
+            strangers=self._hub.strangers,
         )
 
     async def release(self, slack_mib: int, *, now: datetime) -> Sight:
@@ -72,9 +79,21 @@ class Leaseholders:
         return await self.sight(now=now) if free else sight
 
 
-def _tenants(
-    leases: Iterable[OpenLease], pids: Mapping[int, tuple[int, ...]]
-) -> dict[str, Tenants]:
+def _peaks(
+    leases: Iterable[OpenLease], pids: Pids, before: Peaks, snapshot: GpuSnapshot
+) -> dict[tuple[int, str], int]:
+    """The most that each attempt was seen to use of each GPU, by this daemon or those before it."""
+    readings = {r.gpu.uuid: r for r in snapshot.readings if r.fault is None}
+    peaks = {}
+    for each in leases:
+        key = (each.attempt_id, each.lease.gpu_uuid)
+        reading = readings.get(each.lease.gpu_uuid)
+        now = None if reading is None else measured(reading, pids.get(each.attempt_id, ()))
+        peaks[key] = max(before.get(key, 0), each.lease.peak_mib, now or 0)
+    return peaks
+
+
+def _tenants(leases: Iterable[OpenLease], pids: Pids) -> dict[str, Tenants]:
     """Who holds each GPU that is leased, by its UUID."""
     by_gpu: defaultdict[str, list[OpenLease]] = defaultdict(list)
     for each in leases:

@@ -26,6 +26,9 @@ _TOLD_BY_READINGS = frozenset(
 Pids = Mapping[int, tuple[int, ...]]
 """attempt id → the processes of it that were seen"""
 
+Peaks = Mapping[tuple[int, str], int]
+"""attempt id and UUID of a GPU → the most that it was seen to use there, MiB"""
+
 
 def host_of(config: Config) -> Host:
     """What the box gives to all jobs together: what is set, else all but what ssh needs."""
@@ -67,13 +70,14 @@ def requeue_policy_of(config: Config) -> RequeuePolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sight:
-    """One look at the GPUs: the last snapshot, the open leases, whose processes are whose, and by
-    UUID the strangers there.
+    """One look at the GPUs: the last snapshot, the open leases, whose processes are whose, the most
+    that each attempt was seen to use of each, and by UUID the strangers there.
     """
 
     snapshot: GpuSnapshot
     leases: tuple[OpenLease, ...]
     pids: Pids
+    peaks: Peaks
     strangers: Mapping[str, tuple[Stranger, ...]]
 
     def claims(self) -> tuple[LeaseClaim, ...]:
@@ -131,6 +135,7 @@ class Sight:
                 memory_mib=open_lease.lease.memory_mib,
                 exclusive=open_lease.lease.exclusive,
                 observed_mib=self._observed(open_lease, readings.get(open_lease.lease.gpu_uuid)),
+                peak_mib=self.peaks.get((open_lease.attempt_id, open_lease.lease.gpu_uuid), 0),
                 started_at=None
                 if open_lease.started_at_us is None
                 else from_us(open_lease.started_at_us),

@@ -122,21 +122,6 @@ def launch_order(
     }
 
 
-def log_end(job: Job, attempt: int) -> None:
-    """Log how an attempt ended, and what became of its job."""
-    log.info(
-        "attempt ended",
-        extra={
-            "job": job.id,
-            "attempt": attempt,
-            "state": job.state,
-            "outcome": job.outcome,
-            "cause": job.cause and job.cause.code,
-            "exit_code": job.exit_code,
-        },
-    )
-
-
 def with_job(running: Running, job: Job) -> Running:
     """The same attempt with the job as it stands now."""
     return replace(running, job=job)

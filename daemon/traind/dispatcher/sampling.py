@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from traind.errors import ErrorCode, TraindError
 from traind.gpu import GpuReading
-from traind.gpus.health import observed
+from traind.gpus.health import measured, observed
 from traind.hub import Hub
 from traind.job import Job
 from traind.runner.footprint import Footprint, footprint
@@ -89,7 +89,8 @@ class Sampler:
         for key, look in looks.items():
             sample = _sample(key, look, readings, held, now)
             energy_wh = _energy_wh(key, look, sample, held)
-            taken.append(Taken(key=key, sample=sample, energy_wh=energy_wh))
+            known = _measured(look, readings)
+            taken.append(Taken(key=key, sample=sample, energy_wh=energy_wh, measured=known))
         try:
             await self._store.record(taken)
         except TraindError as refused:
@@ -133,6 +134,13 @@ def _held(
             if reading := readings.get(lease.gpu_uuid):
                 held.setdefault(lease.gpu_uuid, {})[key] = observed(reading, look.pids)
     return held
+
+
+def _measured(look: _Look, readings: Mapping[str, GpuReading]) -> dict[str, int]:
+    """By UUID, the MiB that the attempt has, for the GPUs whose driver says it."""
+    own = (lease.gpu_uuid for lease in look.watched.job.leases)
+    read = {uuid: measured(readings[uuid], look.pids) for uuid in own if uuid in readings}
+    return {uuid: memory_mib for uuid, memory_mib in read.items() if memory_mib is not None}
 
 
 def _sample(

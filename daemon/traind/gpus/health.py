@@ -96,6 +96,13 @@ def observed(reading: GpuReading, claim_pids: Collection[int]) -> int:
     return known + (unexplained(reading) if silent else 0)
 
 
+def measured(reading: GpuReading, claim_pids: Collection[int]) -> int | None:
+    """MiB that these processes hold on the GPU, None where the driver does not say it of all."""
+    own = [process.memory_mib for process in reading.processes if process.pid in claim_pids]
+    known = [memory_mib for memory_mib in own if memory_mib is not None]
+    return sum(known) if len(known) == len(own) else None
+
+
 def held_by(reading: GpuReading, process: GpuProcess) -> int:
     """MiB that a process holds; where the driver does not say, all that nobody explains."""
     return unexplained(reading) if process.memory_mib is None else process.memory_mib

@@ -101,7 +101,7 @@ def descendants(pid: int) -> list[int]:
 
 def _living(path: str, shim: Record, main: Record) -> list[int]:
     """The attempt's processes, its shim not among them."""
-    found = _members(shim["cgroup"]) if shim.get("cgroup") else []
+    found = members(shim["cgroup"]) if shim.get("cgroup") else []
     if shim and start_time(shim["pid"]) == shim["start_time"]:
         found += descendants(shim["pid"])
     elif shim:
@@ -111,7 +111,7 @@ def _living(path: str, shim: Record, main: Record) -> list[int]:
     return [p for p in dict.fromkeys(found) if start_time(p) is not None and p != os.getpid()]
 
 
-def _members(cgroup: str) -> list[int]:
+def members(cgroup: str) -> list[int]:
     """The processes in the cgroup; none when it is gone."""
     try:
         with open(f"{cgroup}/cgroup.procs") as file:

@@ -16,7 +16,7 @@ from traind.errors import ErrorCode, TraindError
 from traind.hub import Hub
 from traind.job import Exit, Lost, NeverStarted
 from traind.runner import rundir
-from traind.runner.errand import descendants, start_time
+from traind.runner.errand import descendants, members, start_time
 from traind.runner.link import LauncherGoneError, LauncherLink, LauncherRefusedError
 from traind.runner.proofs import exit_of, lock_held
 
@@ -36,10 +36,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """An attempt whose shim lives; `pidfd` is readable once it is gone, and is the caller's."""
+    """An attempt whose shim lives; `pidfd` is readable once it is gone, and is the caller's.
+    `cgroup` is its job's, None where it has none.
+    """
 
     pid: int
     pidfd: int
+    cgroup: str | None
 
 
 class Supervisor:
@@ -255,7 +258,10 @@ class Supervisor:
     def pids(self, key: Key) -> tuple[int, ...]:
         """The processes of a live attempt, its shim first; none of one that is over."""
         live = self._live.get(key)
-        return (live.pid, *descendants(live.pid)) if live else ()
+        if live is None:
+            return ()
+        inside = members(live.cgroup) if live.cgroup else []
+        return tuple(dict.fromkeys((live.pid, *descendants(live.pid), *inside)))
 
     def job_of(self, pid: int) -> int | None:
         """The job of the live attempt that a process is below, None when it is of none."""
@@ -298,7 +304,7 @@ def _watchable(shim: dict[str, Any]) -> Live | None:
     if start_time(shim["pid"]) != shim["start_time"]:
         os.close(pidfd)
         return None
-    return Live(shim["pid"], pidfd)
+    return Live(shim["pid"], pidfd, shim.get("cgroup"))
 
 
 def boottime_s() -> float:

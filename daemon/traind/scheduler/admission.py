@@ -49,7 +49,7 @@ class GpuLedger:
         self.ramping = [held for held in self.holdings if self._awaits_memory(held, world.now)]
         observed = sum(held.observed_mib for held in self.holdings)
         self.baseline_mib = max(0, reading.used_mib - observed)
-        reserved = sum(max(held.memory_mib, held.observed_mib) for held in self.holdings)
+        reserved = sum(held.reserved_mib for held in self.holdings)
         free = gpu.memory_mib - gpu.reserved_mib - reading.used_mib
         # The two agree while all readings do; the smaller one guards against stale ones.
         self.room_mib = min(
@@ -59,7 +59,7 @@ class GpuLedger:
 
     def _awaits_memory(self, held: Holding, now: datetime) -> bool:
         young = held.started_at is None or now < held.started_at + self._ramp
-        return young and not held.cleaning and held.observed_mib * 10 < held.memory_mib * 8
+        return young and not held.cleaning and held.seen_mib * 10 < held.memory_mib * 8
 
     @property
     def ramp_ends_at(self) -> datetime | None:

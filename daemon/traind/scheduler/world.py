@@ -12,8 +12,9 @@ from traind.job import Pause, Request, WaitReason
 class Holding:
     """One open lease: who holds how much of which GPU, and what is seen of it.
 
-    `observed_mib` is what its processes use there now, `started_at` None while it starts;
-    `cleaning` when its attempt is over and its memory is awaited back.
+    `observed_mib` is what its processes use there now, `peak_mib` the most that they were seen to
+    use before; `started_at` is None while it starts, `cleaning` when its attempt is over and its
+    memory is awaited back.
     """
 
     gpu_uuid: str
@@ -22,8 +23,19 @@ class Holding:
     memory_mib: int
     exclusive: bool
     observed_mib: int = 0
+    peak_mib: int = 0
     started_at: datetime | None = None
     cleaning: bool = False
+
+    @property
+    def seen_mib(self) -> int:
+        """The most that was ever seen of it."""
+        return max(self.observed_mib, self.peak_mib)
+
+    @property
+    def reserved_mib(self) -> int:
+        """What is kept for it: what it used once it may use again."""
+        return max(self.memory_mib, self.seen_mib)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -48,12 +48,14 @@ class Sample:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Taken:
     """A sample of the attempt (job id, number); `energy_wh` is what its GPUs used since the sample
-    before, None where nothing tells.
+    before, None where nothing tells. `measured` is what the driver itself says that it has, MiB by
+    UUID.
     """
 
     key: tuple[int, int]
     sample: Sample
     energy_wh: float | None
+    measured: Mapping[str, int]
 
 
 class SampleStore:
@@ -162,6 +164,11 @@ def _record(connection: sqlite3.Connection, taken: Taken) -> None:
             for gpu in gpus
             if gpu.busy_pct is not None
         ],
+    )
+    connection.executemany(
+        "UPDATE lease SET peak_mib = :memory "
+        "WHERE attempt_id = :attempt AND gpu_uuid = :uuid AND peak_mib < :memory",
+        [{**key, "uuid": uuid, "memory": mib} for uuid, mib in taken.measured.items()],
     )
     busy = [gpu.busy_pct for gpu in gpus if gpu.busy_pct is not None]
     connection.execute(
