@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import os
 import re
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,3 +89,17 @@ def program_of_somebody() -> Iterator[int]:
     finally:
         process.kill()
         process.wait()
+
+
+def settle(daemon: Daemon, **settings: str) -> None:
+    """Have a daemon that is not started go by these settings of GPUs."""
+    lines = [f'{key} = "{value}"' for key, value in settings.items()]
+    kept = [line for line in daemon.config.splitlines() if line.partition(" ")[0] not in settings]
+    daemon.config = "\n".join(kept).replace("[gpus]", "\n".join(["[gpus]", *lines]))
+
+
+def settle_now(daemon: Daemon, **settings: str) -> None:
+    """Have it go by them from now on."""
+    settle(daemon, **settings)
+    (daemon.home / "config.toml").write_text(daemon.config)
+    os.kill(daemon.pid, signal.SIGHUP)

@@ -665,24 +665,6 @@ def test_a_process_of_which_the_driver_does_not_say_holds_what_nobody_explains()
     assert health.held_by(seen, seen.processes[0]) == 3000
 
 
-@pytest.mark.parametrize(
-    ("seen", "exclusive", "free"),
-    [
-        (reading(164), True, True),
-        (reading(165), True, False),
-        (reading(9000), False, True),
-        (reading(100, process(5, 10)), True, False),
-        (reading(100, process(5, None)), False, False),
-        (reading(100, process(6, 10)), True, True),
-        (reading(0, fault="GPU 1 has fallen off the bus"), False, False),
-    ],
-)
-def test_a_gpu_is_released_when_it_is_seen_empty(seen, exclusive, free):
-    assert free == health.released(
-        seen, exclusive=exclusive, baseline_mib=100, pids={5}, slack_mib=64
-    )
-
-
 def test_readings_and_claims_cross_the_pipe_unchanged():
     seen = reading(100, process(5, None), fault="lost")
     assert reading_of(json.loads(json.dumps(reading_json(seen)))) == seen

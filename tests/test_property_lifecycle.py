@@ -304,6 +304,7 @@ LEASE = NewLease(
     memory_mib=1024,
     exclusive=True,
     baseline_mib=0,
+    unlisted_mib=0,
 )
 HELD = WaitReason(code=WaitCode.HELD, detail="because")
 BACK = Requeue(verdict=verdict(Outcome.FAILED), budget=Budget(free=1), eligible_at=NOW)

@@ -41,6 +41,7 @@ LEASE = {
     "memory_mib": 1024,
     "exclusive": 1,
     "baseline_mib": 0,
+    "unlisted_mib": 0,
     "state": "held",
     "held_at": 1,
 }

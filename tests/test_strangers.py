@@ -2,13 +2,12 @@
 
 import os
 import pwd
-import signal
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from gpu_scene import CARD, LONG, gpu_of, program_of_somebody, reason, scene
+from gpu_scene import CARD, LONG, gpu_of, program_of_somebody, reason, scene, settle, settle_now
 from harness import Daemon, eventually
 from traind.config import GpuSettings
 from traind.dispatcher.processes import container_of, face_of, program
@@ -32,20 +31,6 @@ def foreign(daemon: Daemon, index: int = 0) -> list[dict[str, Any]]:
         return found if all(each["user"] for each in found) else None
 
     return eventually(told, what="strangers by name")
-
-
-def settle(daemon: Daemon, **settings: str) -> None:
-    """Have a daemon that is not started go by these settings of GPUs."""
-    lines = [f'{key} = "{value}"' for key, value in settings.items()]
-    kept = [line for line in daemon.config.splitlines() if line.partition(" ")[0] not in settings]
-    daemon.config = "\n".join(kept).replace("[gpus]", "\n".join(["[gpus]", *lines]))
-
-
-def settle_now(daemon: Daemon, **settings: str) -> None:
-    """Have it go by them from now on."""
-    settle(daemon, **settings)
-    (daemon.home / "config.toml").write_text(daemon.config)
-    os.kill(daemon.pid, signal.SIGHUP)
 
 
 def test_a_job_that_waits_for_a_strangers_program_says_whose_it_is(

@@ -269,6 +269,7 @@ class App:
         self, stores: Stores, hands: _Hands, hub: Hub, socket: Path, accounts: Accounts
     ) -> Dispatcher:
         holders = Leaseholders(
+            self._config.gpus,
             stores.leases,
             supervisor=hands.supervisor,
             inventory=stores.inventory,

@@ -138,6 +138,7 @@ class GpuSettings(Section):
     ramp: Span = timedelta(seconds=60)
     release_slack: SizeMib = 64
     release_wait: Span = timedelta(seconds=30)
+    stranded_pct: Annotated[float, Field(ge=0, le=100)] = 5.0
     foreign_memory: SizeMib = 700
     foreign_busy_pct: Annotated[float, Field(ge=0, le=100)] = 2.0
     foreign_idle: Span = timedelta(minutes=30)
@@ -281,6 +282,7 @@ _ALSO = {
     "daemon": {"log_level"},
     "gpus": {
         *("safety_mib", "safety_pct", "max_jobs", "ramp", "release_slack", "release_wait"),
+        "stranded_pct",
         *("foreign_memory", "foreign_busy_pct", "foreign_idle", "foreign_gone", "health"),
     },
 }

@@ -49,8 +49,8 @@ class Stranger:
     `started` is in clock ticks since boot. `memory_mib` is what it holds at most; `since` when it
     was first seen, `gone_at` when it no longer was, None while it is there. `command` is what it
     runs, without its arguments; `container` the short id of the one it is in. `job_id` is the job
-    that it is of, which holds other GPUs or none. `ignored`: an operator lets it be. What cannot be
-    known is None.
+    that it is of, which holds other GPUs or none; `during_job` the one that had the GPU when it
+    came. `ignored`: an operator lets it be. What cannot be known is None.
     """
 
     gpu_uuid: str
@@ -64,6 +64,7 @@ class Stranger:
     command: str | None = None
     container: str | None = None
     job_id: int | None = None
+    during_job: int | None = None
     ignored: bool = False
     gone_at: datetime | None = None
 
@@ -147,6 +148,11 @@ class GpuReading:
     fault_kind: FaultKind | None = None
     vitals: GpuVitals = GpuVitals()
     xids: tuple[Xid, ...] = ()
+
+    @property
+    def unlisted_mib(self) -> int:
+        """MiB in use by none of the processes of which the driver tells how much they hold."""
+        return max(0, self.used_mib - sum(each.memory_mib or 0 for each in self.processes))
 
 
 class Ailment(StrEnum):

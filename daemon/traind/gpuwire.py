@@ -58,8 +58,8 @@ class ProcessView(View):
     `activity` says what it does: it draws (`display`), holds a little memory and has done nothing
     for long (`idle`), or else (`training`), which alone keeps a GPU from being given to one job. An
     `ignored` one keeps no job away. `command` is without its arguments, `container` the short id
-    of the one it is in, `job_id` the job that it is of, which was not given this GPU. What is not
-    known, or not yet, is null.
+    of the one it is in, `job_id` the job that it is of, which was not given this GPU, `during_job`
+    the one that ran there when it came. What is not known, or not yet, is null.
     """
 
     pid: int
@@ -71,6 +71,7 @@ class ProcessView(View):
     command: str | None
     container: str | None
     job_id: int | None
+    during_job: int | None
     ignored: bool
 
 
@@ -124,6 +125,7 @@ def process_view(process: GpuProcess, stranger: Stranger | None, *, ignored: boo
         command=None if stranger is None else stranger.command,
         container=None if stranger is None else stranger.container,
         job_id=None if stranger is None else stranger.job_id,
+        during_job=None if stranger is None else stranger.during_job,
         ignored=ignored,
     )
 

@@ -156,9 +156,10 @@ class NeverStarted:
 class Lease:
     """What an attempt holds of one GPU: `memory_mib` of it, or all of it when `exclusive`.
 
-    `baseline_mib` is the memory that was in use there before, `peak_mib` the most that the attempt
-    was seen to use, `busiest_pct` the most that the GPU was seen to be busy meanwhile, None where
-    it did not say. `state` is held, cleaning or released.
+    `baseline_mib` is the memory that was in use there before, `unlisted_mib` what of it was of no
+    process, `peak_mib` the most that the attempt was seen to use, `busiest_pct` the most that the
+    GPU was seen to be busy meanwhile, None where it did not say. `state` is held, cleaning or
+    released.
     """
 
     gpu_uuid: str
@@ -167,6 +168,7 @@ class Lease:
     memory_mib: int
     exclusive: bool
     baseline_mib: int
+    unlisted_mib: int = 0
     peak_mib: int = 0
     state: str = "held"
     busiest_pct: float | None = None

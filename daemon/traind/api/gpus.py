@@ -39,8 +39,8 @@ class GpuOrder(Body):
     """What an operator says of a GPU, one thing at a time; `reason` is for `cordoned` and `drain`.
 
     `drain` keeps new jobs off it and requeues those that run there; `cordoned: false` ends both.
-    `clear`: somebody has seen to what was wrong. `ignore_pid` lets a process be that is of no job.
-    `forget`: it is gone for good.
+    `clear`: somebody has seen to what was wrong, and what is in use there by no process is put up
+    with. `ignore_pid` lets a process be that is of no job. `forget`: it is gone for good.
     """
 
     cordoned: bool | None = None
@@ -121,6 +121,8 @@ def _reading(context: Context, gpu: Gpu) -> GpuReading:
 async def _say(context: Context, gpu: Gpu, order: GpuOrder, who: Caller) -> None:
     inventory, now = context.inventory, datetime.now(UTC)
     if order.clear:
+        ended_before = now - context.config.gpus.release_wait
+        await context.leases.give_up(gpu.uuid, ended_before=ended_before, now=now)
         await context.conditions.clear(gpu.uuid)
     elif order.ignore_pid is not None:
         await inventory.ignore(gpu.uuid, order.ignore_pid, start_time(order.ignore_pid))

@@ -24,6 +24,7 @@ def claim_of(start: Start, asked: Request, config: JobSettings, *, state_dir: Pa
             memory_mib=grant.memory_mib,
             exclusive=grant.exclusive,
             baseline_mib=grant.baseline_mib,
+            unlisted_mib=grant.unlisted_mib,
         )
         for grant in start.grants
     )

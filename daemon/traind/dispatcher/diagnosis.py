@@ -24,6 +24,7 @@ from traind.gpus.conditions import Chart, Visit, examine
 from traind.gpus.health import assess
 from traind.gpus.kernel_log import LoggedXid, pci_address
 from traind.gpus.monitor import GpuMonitor
+from traind.gpus.signals import Finding
 from traind.gpus.source import named
 from traind.gpus.trends import Trend
 from traind.gpus.xids import JobEffect, rule_of
@@ -76,10 +77,12 @@ class Diagnosis:
         snapshot: GpuSnapshot,
         gpus: Iterable[Gpu],
         owners: Iterable[Owner],
+        stranded: Mapping[str, Finding],
         *,
         now: datetime,
     ) -> None:
-        """Take the news into the records of the GPUs; `owners` are who holds them.
+        """Take the news into the records of the GPUs; `owners` are who holds them, `stranded` what
+        is to be said, by UUID, of memory there that is of no process.
 
         Raises UNAVAILABLE when it cannot be stored: it is done again.
         """
@@ -88,7 +91,7 @@ class Diagnosis:
         self._hear(gpus, now)
         fresh = self._is_fresh(snapshot)
         async with self._conditions.turn:
-            await self._examine(_readings(snapshot, gpus), fresh=fresh, now=now)
+            await self._examine(_readings(snapshot, gpus), stranded, fresh=fresh, now=now)
         self._examined_at = snapshot.read_at if fresh else self._examined_at
 
     def _hear(self, gpus: Iterable[Gpu], now: datetime) -> None:
@@ -101,7 +104,14 @@ class Diagnosis:
             if xid.seq is None or (uuid, xid.seq) not in self._conditions.seen:
                 self._untold.append(_sighted(uuid, xid, self.attempts, logged=is_logged, now=now))
 
-    async def _examine(self, readings: Iterable[GpuReading], *, fresh: bool, now: datetime) -> None:
+    async def _examine(
+        self,
+        readings: Iterable[GpuReading],
+        stranded: Mapping[str, Finding],
+        *,
+        fresh: bool,
+        now: datetime,
+    ) -> None:
         heard, since = self._untold, now - self._settings.repeat_within
         lately = [x for x in self._conditions.sightings if x.at >= since]
         told = [x for x in heard if not self._is_retold(x, [*lately, *heard])]
@@ -120,6 +130,7 @@ class Diagnosis:
                 lately=[*lately, *told],
                 several=self.attempts.several_on(uuid),
                 stuck_pid=self.attempts.stuck_on(uuid, self._settings.stuck_after, now=now),
+                stranded=stranded.get(uuid),
                 boot_id=self._boot_id,
                 now=now,
             )

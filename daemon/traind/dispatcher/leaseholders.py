@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from traind.config import GpuSettings
+from traind.dispatcher.cleaning import cleaning_of
 from traind.dispatcher.outlook import Peaks, Pids, Sight
 from traind.dispatcher.strangers import Strangers, Tenants
 from traind.gpu import GpuSnapshot
@@ -20,6 +21,7 @@ class Leaseholders:
 
     def __init__(
         self,
+        settings: GpuSettings,
         store: LeaseStore,
         *,
         supervisor: Supervisor,
@@ -28,22 +30,24 @@ class Leaseholders:
         hub: Hub,
     ) -> None:
         self.stale = True
+        self._settings = settings
         self._store = store
         self._supervisor = supervisor
         self._inventory = inventory
         self._strangers = strangers
         self._hub = hub
         self._leases: tuple[OpenLease, ...] = ()
-        self._pids: Pids = {}
+        self._pids: dict[int, tuple[int, ...]] = {}
         self._peaks: Peaks = {}
 
     def configure(self, settings: GpuSettings) -> None:
         """Go by these settings from now on."""
+        self._settings = settings
         self._strangers.configure(settings)
 
     async def sight(self, *, now: datetime) -> Sight:
         """GPUs and leases as they are; of an attempt that is over, its last known processes."""
-        if self.stale:
+        if self.stale or self._store.given_up:
             self._leases = tuple(await self._store.open())
             self.stale = False
         seen: dict[int, tuple[int, ...]] = {}
@@ -67,12 +71,13 @@ class Leaseholders:
             pids=seen,
             peaks=self._peaks,
             strangers=self._hub.strangers,
+            cleaning=tuple(cleaning_of(self._leases, seen, snapshot, self._settings)),
         )
 
-    async def release(self, slack_mib: int, *, now: datetime) -> Sight:
-        """GPUs and leases without those whose memory was given back, up to a slack."""
+    async def release(self, *, now: datetime) -> Sight:
+        """GPUs and leases without those of ended attempts that can be given out again."""
         sight = await self.sight(now=now)
-        free = sight.given_back(slack_mib)
+        free = [each.lease for each in sight.cleaning if each.is_over(self._settings)]
         for lease in free:
             await self._store.release(lease.attempt_id, lease.lease.gpu_uuid, now=now)
             self.stale = True
@@ -102,6 +107,7 @@ def _tenants(leases: Iterable[OpenLease], pids: Pids) -> dict[str, Tenants]:
         uuid: Tenants(
             pids=frozenset(pid for each in few for pid in pids.get(each.attempt_id, ())),
             held=True,
+            job=few[0].job_id if len(few) == 1 and few[0].lease.state == "held" else None,
             sure=all(each.lease.state != "held" or pids.get(each.attempt_id) for each in few),
         )
         for uuid, few in by_gpu.items()

@@ -170,7 +170,8 @@ class Dispatcher:
             await inventory.remember((r.gpu for r in snapshot.readings), now=now)
             sight = await self._holders.sight(now=now)
             owners = owners_of((r.job for r in self._running.values()), sight.leases, sight.pids)
-            await self._diagnosis.look(snapshot, inventory.all, owners, now=now)
+            stranded = sight.stranded(self._config.gpus)
+            await self._diagnosis.look(snapshot, inventory.all, owners, stranded, now=now)
         self._health = self.health()
 
     # settle ---------------------------------------------------------------------------------
@@ -226,7 +227,7 @@ class Dispatcher:
         for job in self._hub.take_changed():
             self._absorb(job)
         await self._waiting.refresh(now)
-        return await self._holders.release(self._config.gpus.release_slack, now=now)
+        return await self._holders.release(now=now)
 
     def _absorb(self, job: Job) -> None:
         """Take over how a job stands now."""

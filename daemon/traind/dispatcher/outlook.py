@@ -8,8 +8,10 @@ from datetime import datetime, timedelta
 import psutil
 
 from traind.config import Config, GpuSettings
+from traind.dispatcher.cleaning import Cleaning
 from traind.gpu import GpuHealth, GpuReading, GpuSnapshot, LeaseClaim, Stranger
-from traind.gpus.health import observed, released
+from traind.gpus.health import observed
+from traind.gpus.signals import Finding
 from traind.gpus.strangers import beside, obstacle
 from traind.job import Pause, Request, WaitCode, WaitReason
 from traind.lifecycle import RequeuePolicy
@@ -71,7 +73,8 @@ def requeue_policy_of(config: Config) -> RequeuePolicy:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sight:
     """One look at the GPUs: the last snapshot, the open leases, whose processes are whose, the most
-    that each attempt was seen to use of each, and by UUID the strangers there.
+    that each attempt was seen to use of each, by UUID the strangers there, and the leases of ended
+    attempts whose GPU was read since.
     """
 
     snapshot: GpuSnapshot
@@ -79,6 +82,7 @@ class Sight:
     pids: Pids
     peaks: Peaks
     strangers: Mapping[str, tuple[Stranger, ...]]
+    cleaning: tuple[Cleaning, ...]
 
     def claims(self) -> tuple[LeaseClaim, ...]:
         """What live attempts hold, for the next reading."""
@@ -100,32 +104,9 @@ class Sight:
             for open_lease in self.leases
         )
 
-    def given_back(self, slack_mib: int) -> list[OpenLease]:
-        """The leases of ended attempts whose memory is seen to be free again."""
-        readings = {reading.gpu.uuid: reading for reading in self.snapshot.readings}
-        return [
-            open_lease
-            for open_lease in self.leases
-            if open_lease.lease.state == "cleaning"
-            and open_lease.lease.gpu_uuid in readings
-            and self._is_given_back(open_lease, readings[open_lease.lease.gpu_uuid], slack_mib)
-        ]
-
-    def _is_given_back(self, open_lease: OpenLease, reading: GpuReading, slack_mib: int) -> bool:
-        """Only a reading taken after the attempt's end counts."""
-        read_at, ended_at = self.snapshot.read_at, open_lease.cleaning_at_us
-        if read_at is None or ended_at is None or read_at <= from_us(ended_at):
-            return False
-        return released(
-            reading,
-            exclusive=open_lease.lease.exclusive,
-            baseline_mib=open_lease.lease.baseline_mib,
-            pids=self.pids.get(open_lease.attempt_id, ()),
-            slack_mib=slack_mib,
-        )
-
     def holdings(self) -> tuple[Holding, ...]:
         """The open leases with what is seen of them."""
+        kept = {(c.lease.attempt_id, c.lease.lease.gpu_uuid): c.kept_by for c in self.cleaning}
         readings = {reading.gpu.uuid: reading for reading in self.snapshot.readings}
         return tuple(
             Holding(
@@ -140,6 +121,7 @@ class Sight:
                 if open_lease.started_at_us is None
                 else from_us(open_lease.started_at_us),
                 cleaning=open_lease.lease.state == "cleaning",
+                kept_by=kept.get((open_lease.attempt_id, open_lease.lease.gpu_uuid)),
             )
             for open_lease in self.leases
         )
@@ -147,6 +129,11 @@ class Sight:
     def _observed(self, open_lease: OpenLease, reading: GpuReading | None) -> int:
         pids = self.pids.get(open_lease.attempt_id, ())
         return 0 if reading is None else observed(reading, pids)
+
+    def stranded(self, settings: GpuSettings) -> dict[str, Finding]:
+        """By UUID, that memory there is of no process since an attempt ended."""
+        found = {c.reading.gpu.uuid: c.finding(settings) for c in self.cleaning}
+        return {uuid: finding for uuid, finding in found.items() if finding is not None}
 
     def obstacles(self, settings: GpuSettings) -> dict[str, str]:
         """By UUID, whose memory keeps a GPU from being given to one job alone."""

@@ -32,12 +32,13 @@ class _Known:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tenants:
     """Who holds one GPU by right: `pids` are all processes of those attempts. `sure`: those of each
-    that runs are known.
+    that runs are known. `job` is the one that runs there, None where there are none or several.
     """
 
     pids: Collection[int] = ()
     held: bool = False
     sure: bool = True
+    job: int | None = None
 
 
 class Strangers:
@@ -131,6 +132,7 @@ class Strangers:
             uid=None if face is None else face.uid,
             command=None if face is None else face.command,
             container=None if face is None else face.container,
+            during_job=tenants.job if known is None else known.stranger.during_job,
         )
         return _Known(stranger, conduct)
 

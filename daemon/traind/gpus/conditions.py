@@ -42,9 +42,9 @@ class Chart:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Visit:
     """One look at a GPU: its reading, the XIDs just seen there (`xids`), those of all GPUs lately,
-    whether an attempt there holds several GPUs, and a process of a job that the kernel does not let
-    go (`stuck_pid`). A reading that is not `fresh` is the last one
-    again: it says nothing more.
+    whether an attempt there holds several GPUs, a process of a job that the kernel does not let go
+    (`stuck_pid`), and what is to be said of memory that is of no process (`stranded`). A reading
+    that is not `fresh` is the last one again: it says nothing more.
     """
 
     reading: GpuReading
@@ -53,6 +53,7 @@ class Visit:
     lately: Sequence[XidSighting] = ()
     several: bool = False
     stuck_pid: int | None = None
+    stranded: Finding | None = None
     boot_id: str
     now: datetime
 
@@ -69,6 +70,8 @@ def examine(chart: Chart, visit: Visit, settings: GpuHealthSettings) -> Chart:
         findings += of_vitals(reading, settings)
     if visit.fresh and visit.stuck_pid is not None:
         findings.append(_stuck(reading, visit.stuck_pid))
+    if visit.fresh and visit.stranded is not None:
+        findings.append(visit.stranded)
     last = trend.last or GpuVitals()
     around = Around(
         reading=reading,

@@ -1,4 +1,4 @@
-"""What a reading means: whether work may start, what jobs hold, what is free again.
+"""What a reading means: whether work may start, what jobs and others hold.
 
 Pure: readings in, verdicts out.
 """
@@ -93,7 +93,7 @@ def observed(reading: GpuReading, claim_pids: Collection[int]) -> int:
     own = [process for process in reading.processes if process.pid in claim_pids]
     known = sum(process.memory_mib or 0 for process in own)
     silent = any(process.memory_mib is None for process in own)
-    return known + (unexplained(reading) if silent else 0)
+    return known + (reading.unlisted_mib if silent else 0)
 
 
 def measured(reading: GpuReading, claim_pids: Collection[int]) -> int | None:
@@ -105,27 +105,4 @@ def measured(reading: GpuReading, claim_pids: Collection[int]) -> int | None:
 
 def held_by(reading: GpuReading, process: GpuProcess) -> int:
     """MiB that a process holds; where the driver does not say, all that nobody explains."""
-    return unexplained(reading) if process.memory_mib is None else process.memory_mib
-
-
-def released(
-    reading: GpuReading,
-    *,
-    exclusive: bool,
-    baseline_mib: int,
-    pids: Collection[int],
-    slack_mib: int,
-) -> bool:
-    """Whether an ended attempt has left the GPU: none of its `pids` is listed, and where it had
-    the GPU to itself no more is used than before it (`baseline_mib`), give or take `slack_mib`.
-
-    A GPU that cannot be read has not been seen empty: False.
-    """
-    if reading.fault is not None or any(process.pid in pids for process in reading.processes):
-        return False
-    return not exclusive or reading.used_mib <= baseline_mib + slack_mib
-
-
-def unexplained(reading: GpuReading) -> int:
-    """MiB that are in use by none of the processes of which the driver tells how much they hold."""
-    return max(0, reading.used_mib - sum(p.memory_mib or 0 for p in reading.processes))
+    return reading.unlisted_mib if process.memory_mib is None else process.memory_mib

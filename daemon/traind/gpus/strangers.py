@@ -105,7 +105,9 @@ def obstacle(gpu: Gpu, strangers: Sequence[Stranger], settings: GpuSettings) -> 
             f"{span_text(settings.foreign_gone.total_seconds())}"
         )
     told = _told([held_text(each) for each in there])
-    if there[0].memory_mib <= settings.foreign_memory:
+    if len(there) == 1 and there[0].during_job is not None:
+        told += f"; it came while job {there[0].during_job} ran there"
+    elif there[0].memory_mib <= settings.foreign_memory:
         told += f", and has not been idle for {span_text(settings.foreign_idle.total_seconds())}"
     elif len(there) == 1 and there[0].job_id is None:
         told += " and is of no job"

@@ -49,6 +49,7 @@ class GpuLedger:
         self.ramping = [held for held in self.holdings if self._awaits_memory(held, world.now)]
         observed = sum(held.observed_mib for held in self.holdings)
         self.baseline_mib = max(0, reading.used_mib - observed)
+        self.unlisted_mib = reading.unlisted_mib
         reserved = sum(held.reserved_mib for held in self.holdings)
         free = gpu.memory_mib - gpu.reserved_mib - reading.used_mib
         # The two agree while all readings do; the smaller one guards against stale ones.
@@ -107,6 +108,7 @@ class GpuLedger:
             memory_mib=need.memory_mib,
             exclusive=need.whole,
             baseline_mib=self.baseline_mib,
+            unlisted_mib=self.unlisted_mib,
         )
 
 

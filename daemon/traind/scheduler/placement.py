@@ -187,7 +187,8 @@ def _obstacle(seat: Seat) -> str:
     if seat.verdict is Verdict.FOREIGN:
         return gpu_said(ledger.gpu, ledger.foreign or "")
     if seat.verdict is Verdict.CLEANING:
-        return f"{gpu} is still giving back the memory of {jobs}"
+        kept = "; ".join(held.kept_by for held in ledger.holdings if held.kept_by is not None)
+        return f"{gpu} is still giving back the memory of {jobs}" + (f": {kept}" if kept else "")
     if seat.verdict is Verdict.RAMP:
         return f"{gpu} takes its next job once {jobs_named(ledger.ramping)} has its memory there"
     if seat.need.whole or any(held.exclusive for held in ledger.holdings):

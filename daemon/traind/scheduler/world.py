@@ -14,7 +14,7 @@ class Holding:
 
     `observed_mib` is what its processes use there now, `peak_mib` the most that they were seen to
     use before; `started_at` is None while it starts, `cleaning` when its attempt is over and its
-    memory is awaited back.
+    memory is awaited back. `kept_by` says what keeps it when that takes long.
     """
 
     gpu_uuid: str
@@ -26,6 +26,7 @@ class Holding:
     peak_mib: int = 0
     started_at: datetime | None = None
     cleaning: bool = False
+    kept_by: str | None = None
 
     @property
     def seen_mib(self) -> int:
@@ -104,12 +105,16 @@ class World:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """What a start gives of one GPU: `memory_mib` of it, all of it when `exclusive`."""
+    """What a start gives of one GPU: `memory_mib` of it, all of it when `exclusive`.
+
+    Of what is in use there before, `baseline_mib` is not of jobs, `unlisted_mib` of no process.
+    """
 
     gpu: Gpu
     memory_mib: int
     exclusive: bool
     baseline_mib: int
+    unlisted_mib: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -147,8 +147,8 @@ def _claim(
     for lease in claim.leases:
         connection.execute(
             "INSERT INTO lease (attempt_id, gpu_uuid, gpu_index, gpu_name, memory_mib, exclusive, "
-            "baseline_mib, state, held_at) VALUES "
-            "(:attempt, :uuid, :index, :name, :memory, :exclusive, :baseline, 'held', :at)",
+            "baseline_mib, unlisted_mib, state, held_at) VALUES (:attempt, :uuid, :index, :name, "
+            ":memory, :exclusive, :baseline, :unlisted, 'held', :at)",
             {
                 "attempt": attempt,
                 "uuid": lease.gpu_uuid,
@@ -157,6 +157,7 @@ def _claim(
                 "memory": lease.memory_mib,
                 "exclusive": int(lease.exclusive),
                 "baseline": lease.baseline_mib,
+                "unlisted": lease.unlisted_mib,
                 "at": to_us(now),
             },
         )

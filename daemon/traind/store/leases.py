@@ -23,13 +23,18 @@ class OpenLease:
 
 
 class LeaseStore:
-    """Leases are opened by a claim, turn to cleaning with the attempt's end, are released here."""
+    """Leases are opened by a claim, turn to cleaning with the attempt's end, are released here.
+
+    `given_up`: an operator gave some up since they were read last.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.given_up = False
 
     async def open(self) -> list[OpenLease]:
         """Every lease that is not released."""
+        self.given_up = False
 
         def work(connection: sqlite3.Connection) -> list[OpenLease]:
             rows = connection.execute(
@@ -65,4 +70,22 @@ class LeaseStore:
                     {"at": to_us(now), "attempt": attempt_id, "uuid": gpu_uuid},
                 ).rowcount
             )
+        )
+
+    async def give_up(self, gpu_uuid: str, *, ended_before: datetime, now: datetime) -> None:
+        """Wait no longer for what attempts have left on a GPU that ended before that."""
+
+        def tell(_: object) -> None:
+            self.given_up = True
+
+        values = {"at": to_us(now), "uuid": gpu_uuid, "before": to_us(ended_before)}
+        await self._database.run(
+            lambda connection: (
+                connection.execute(
+                    "UPDATE lease SET state = 'released', released_at = :at WHERE gpu_uuid = :uuid "
+                    "AND state = 'cleaning' AND cleaning_at < :before",
+                    values,
+                ).rowcount
+            ),
+            tell,
         )

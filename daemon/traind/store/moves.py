@@ -10,7 +10,7 @@ from traind.lifecycle import Finish, JobEvent, Requeue
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewLease:
-    """What a claim takes of one GPU; MiB."""
+    """What a claim takes of one GPU; MiB. `baseline_mib` and `unlisted_mib` as in a lease."""
 
     gpu_uuid: str
     gpu_index: int
@@ -18,6 +18,7 @@ class NewLease:
     memory_mib: int
     exclusive: bool
     baseline_mib: int
+    unlisted_mib: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -106,6 +106,7 @@ def leases_of(
                 memory_mib=row["memory_mib"],
                 exclusive=bool(row["exclusive"]),
                 baseline_mib=row["baseline_mib"],
+                unlisted_mib=row["unlisted_mib"],
                 peak_mib=row["peak_mib"],
                 state=row["state"],
                 busiest_pct=row["busiest_pct"],

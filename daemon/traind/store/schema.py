@@ -171,6 +171,7 @@ CREATE TABLE lease (
     exclusive INTEGER NOT NULL CHECK (exclusive IN (0, 1)),
     baseline_mib INTEGER NOT NULL,
     busiest_pct REAL CHECK (busiest_pct BETWEEN 0 AND 100),
+    unlisted_mib INTEGER NOT NULL CHECK (unlisted_mib >= 0),
     peak_mib INTEGER NOT NULL DEFAULT 0 CHECK (peak_mib >= 0),
     state TEXT NOT NULL CHECK (state IN ('held', 'cleaning', 'released')),
     held_at INTEGER NOT NULL,
