@@ -11,6 +11,7 @@ import pytest
 from harness import eventually
 from machine import SOURCE, Machine, machine_in, wheels_in
 
+MAKE_S = 600
 OFFLINE = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/wheels"}
 SETTINGS = """
 [gpus]
@@ -38,7 +39,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Machine:
         machine.place_source()
         machine.place(wheels_in(tmp_path_factory.mktemp("wheels")), "/wheels")
         machine.start("sleep", "infinity")
-        machine.run("make", "-sC", SOURCE, "install", timeout=200, **OFFLINE)
+        machine.run("make", "-sC", SOURCE, "install", timeout=MAKE_S, **OFFLINE)
         machine.run("useradd", "--create-home", "--uid", str(ALICE), "alice")
         machine.run("sh", "-c", 'printf "$0" > /etc/traind/config.toml', SETTINGS)
         for name, text in DROP_INS.items():

@@ -9,7 +9,7 @@ import pytest
 from booted import DAEMON, booted, submit, wait
 from machine import Machine, needs_machine
 
-pytestmark = [pytest.mark.slow, pytest.mark.root, needs_machine, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.root, needs_machine, pytest.mark.timeout(900)]
 
 
 @pytest.fixture

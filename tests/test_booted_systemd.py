@@ -10,6 +10,7 @@ from booted import (
     ALICE,
     DAEMON,
     LAUNCHER,
+    MAKE_S,
     OFFLINE,
     SCOPE,
     SETTINGS,
@@ -25,7 +26,7 @@ from booted import (
 from harness import eventually
 from machine import SOURCE, Machine, needs_machine
 
-pytestmark = [pytest.mark.slow, pytest.mark.root, needs_machine, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.root, needs_machine, pytest.mark.timeout(900)]
 
 
 @pytest.fixture
@@ -131,7 +132,7 @@ def test_a_running_job_comes_back_after_the_power_failed(machine: Machine) -> No
 
 def test_an_upgrade_while_jobs_run_makes_a_backup_and_leaves_them_alone(machine: Machine) -> None:
     number, pid = waiting_job(machine)
-    done = machine.run("make", "-sC", SOURCE, "upgrade", timeout=200, **OFFLINE)
+    done = machine.run("make", "-sC", SOURCE, "upgrade", timeout=MAKE_S, **OFFLINE)
     assert "traind runs" in done.stdout
     assert machine.run("ls", "/var/lib/traind/daemon/backups").stdout.count("traind-") == 1
     assert machine.run("test", "-d", f"/proc/{pid}", check=False).returncode == 0
@@ -140,7 +141,7 @@ def test_an_upgrade_while_jobs_run_makes_a_backup_and_leaves_them_alone(machine:
 
 
 def test_it_is_removed_while_it_runs(machine: Machine) -> None:
-    done = machine.run("make", "-sC", SOURCE, "uninstall", "PURGE=1", timeout=60)
+    done = machine.run("make", "-sC", SOURCE, "uninstall", "PURGE=1", timeout=MAKE_S)
     assert "checkpoints in people's homes stay" in done.stdout
     assert not active(machine)
     assert not active(machine, "traind-jobs.scope")
@@ -156,7 +157,7 @@ def test_anybody_on_the_machine_submits_with_curl_and_runs_as_themselves(machine
     accepted = json.loads(posted.stdout)
     assert (accepted["user"], accepted["uid"]) == ("alice", ALICE)
     number = accepted["id"]
-    ended = machine.run(*curl, f"http://traind/v1/jobs/{number}?wait=20", user="alice")
+    ended = machine.run(*curl, f"http://traind/v1/jobs/{number}?wait=60", user="alice")
     assert json.loads(ended.stdout)["outcome"] == "succeeded"
     log = machine.run(*curl, f"http://traind/v1/jobs/{number}/log", user="alice").stdout
     assert log == "alice\n/home/alice\n/home/alice\n"
@@ -168,7 +169,7 @@ def test_an_account_has_a_daemon_of_its_own_by_its_own_systemd(machine: Machine)
     own = {"HOME": "/home/alice", "XDG_RUNTIME_DIR": f"/run/user/{ALICE}"}
 
     def as_alice(*command: str, code: int = 0, **env: str) -> str:
-        done = machine.run(*command, check=False, user="alice", timeout=200, **own, **env)
+        done = machine.run(*command, check=False, user="alice", timeout=MAKE_S, **own, **env)
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout.strip()
 

@@ -7,8 +7,8 @@ import pytest
 
 from machine import SOURCE, Machine, machine_in, needs_machine, wheels_in
 
-pytestmark = [pytest.mark.slow, pytest.mark.root, needs_machine, pytest.mark.timeout(300)]
-MAKE_S = 200
+pytestmark = [pytest.mark.slow, pytest.mark.root, needs_machine, pytest.mark.timeout(900)]
+MAKE_S = 600
 OFFLINE = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/wheels"}
 UNITS = ("traind.service", "traind-launcher.service", "traind-launcher.socket")
 
