@@ -45,8 +45,9 @@ def xid(number: int, seq: int = 1, pid: int | None = None) -> dict[str, Any]:
 
 
 def health(daemon: Daemon, index: int) -> dict[str, Any]:
-    """How a GPU is."""
-    found: dict[str, Any] = daemon.ask("GET", "/v1/gpus").json["gpus"][index]["health"]
+    """How a GPU is, once it was read."""
+    gpus = eventually(lambda: daemon.ask("GET", "/v1/gpus").json["gpus"][index:], what="a reading")
+    found: dict[str, Any] = gpus[0]["health"]
     return found
 
 

@@ -127,7 +127,13 @@ def test_what_may_be_root_imports_the_standard_library_and_itself() -> None:
 
 def test_pynvml_is_imported_in_the_rooms_of_nvml_only() -> None:
     users = {path.name for path in modules() if "import pynvml" in path.read_text()}
-    assert users == {"nvml.py", "nvml_events.py", "nvml_offers.py", "nvml_vitals.py"}
+    assert users == {
+        "nvml.py",
+        "nvml_events.py",
+        "nvml_offers.py",
+        "nvml_place.py",
+        "nvml_vitals.py",
+    }
 
 
 def test_sql_is_written_in_the_store_only() -> None:

@@ -20,6 +20,7 @@ from traind.gpu import (
     FaultKind,
     Gpu,
     GpuHealth,
+    GpuPlace,
     GpuProcess,
     GpuReading,
     GpuSnapshot,
@@ -29,6 +30,7 @@ from traind.gpu import (
 )
 from traind.gpus import health, scenario
 from traind.gpus.monitor import GpuMonitor
+from traind.gpus.nvml_place import place_on_bus
 from traind.gpus.reader import Reader
 from traind.gpus.source import (
     SourceError,
@@ -547,6 +549,38 @@ async def test_two_nvml_gpus_tell_memory_processes_and_figures(tmp_path, card_st
         assert idle.processes == ()
         card_state(CARDS | {"0.free": 48740})
         await watched.until(lambda seen: seen.readings[0].used_mib == 0)
+
+
+async def test_nvml_tells_where_gpus_sit_and_who_looks_at_them(tmp_path, card_state):
+    buses = {f"{index}.pci": f"00000000:{index + 1}A:00.0" for index in range(3)}
+    third = {"count": 3, "2.uuid": "GPU-two"} | {f"2.{k}": v for k, v in (CARD | FIGURES).items()}
+    levels = {"0.level.1": 10, "0.level.2": 50, "1.level.2": 20}
+    links = {"0.link.0": "00000000:3A:00.0", "0.link.1": "-", "0.link.2": "00000000:3A:00.0"}
+    links |= {"2.link.0": "00000000:1A:00.0", "2.link.1": "00000000:FF:00.0"}
+    card_state(CARDS | third | buses | levels | links | {"0.display": 1, "1.mig": 1, "2.mig": 0})
+    async with watching(tmp_path, None) as watched:
+        zero, one, two = (await watched.good()).readings
+        assert zero.place == GpuPlace(
+            display=True, mig=None, near=(("GPU-one", 50), ("GPU-two", 200))
+        )
+        assert one.place == GpuPlace(mig=True, near=(("GPU-zero", 50), ("GPU-two", 40)))
+        assert two.place == GpuPlace(mig=False, near=(("GPU-zero", 100), ("GPU-one", 40)))
+        assert assessed(two).allocatable
+        assert "divided into instances (MIG)" in assessed(one).sentence
+        assert not assessed(one).allocatable
+
+
+def test_the_kernel_tells_which_cores_are_next_to_a_gpu(tmp_path):
+    folder = tmp_path / "0000:2a:00.0"
+    folder.mkdir()
+    (folder / "numa_node").write_text("1\n")
+    (folder / "local_cpulist").write_text("8-15,24-31\n")
+    bus = "00000000:2A:00.0"
+    assert place_on_bus(bus, tmp_path) == GpuPlace(numa_node=1, cpus="8-15,24-31")
+    (folder / "numa_node").write_text("-1\n")
+    assert place_on_bus(bus, tmp_path) == GpuPlace(cpus="8-15,24-31")
+    assert place_on_bus("00000000:3A:00.0", tmp_path) == GpuPlace()
+    assert place_on_bus(None, tmp_path) == GpuPlace()
 
 
 async def test_memory_is_read_the_old_way_where_the_driver_is_old(tmp_path, card_state):

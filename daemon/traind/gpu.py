@@ -130,6 +130,22 @@ class Xid:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GpuPlace:
+    """Where a GPU sits, as far as driver and kernel tell; None and () are "they do not say".
+
+    `display`: somebody looks at what it draws. `mig`: it is divided into instances. `cpus` are the
+    cores next to it, such as '0-7,16-23', on the memory node `numa_node`. `near` has (UUID, weight)
+    of other GPUs, the heavier the faster the way to them.
+    """
+
+    display: bool | None = None
+    mig: bool | None = None
+    numa_node: int | None = None
+    cpus: str | None = None
+    near: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GpuReading:
     """What one GPU answered: MiB, percent, watts, degrees Celsius; None where it does not say.
 
@@ -147,6 +163,7 @@ class GpuReading:
     fault: str | None = None
     fault_kind: FaultKind | None = None
     vitals: GpuVitals = GpuVitals()
+    place: GpuPlace = GpuPlace()
     xids: tuple[Xid, ...] = ()
 
     @property

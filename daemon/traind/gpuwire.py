@@ -76,7 +76,10 @@ class ProcessView(View):
 
 
 class GpuView(View):
-    """A GPU as it was read last."""
+    """A GPU as it was read last. `display`: somebody looks at what it draws; `mig`: it is divided
+    into instances; `cpus` are the cores next to it, on the memory node `numa_node`. Null where
+    nobody says.
+    """
 
     index: int
     uuid: str
@@ -87,6 +90,10 @@ class GpuView(View):
     busy_pct: int | None
     power_w: float | None
     temperature_c: int | None
+    display: bool | None
+    mig: bool | None
+    numa_node: int | None
+    cpus: str | None
     health: HealthView
     cordoned: CordonView | None
     leases: list[LeaseView]

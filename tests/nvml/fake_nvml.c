@@ -7,6 +7,8 @@
  * named are not supported; `0.pci`, `0.slowdown` (bits), `0.slowdown_c`; `driver` is its version.
  * `0.xids` are XIDs that happen as they are appended: a set tells each once, from its making on.
  * Replace the file by rename.
+ * `0.display` and `0.mig` are 0 or 1; `0.level.1` is how far GPU 1 is; `0.link.0` is where a link of
+ * it leads, a bus address, "-" for one that is down.
  * nvmlDeviceGetTemperatureV and the _v2 process lists are missing, as in some drivers.
  */
 #include <stdint.h>
@@ -341,4 +343,57 @@ int nvmlEventSetWait_v2(EventSet *set, Event *event, unsigned timeout_ms)
         usleep(10000);
     }
     return TIMEOUT;
+}
+
+int nvmlDeviceGetDisplayActive(void *device, unsigned *active)
+{
+    unsigned long long number = 0;
+    int error = number_or_none(device, "DisplayActive", "display", &number);
+
+    *active = (unsigned)number;
+    return error;
+}
+
+int nvmlDeviceGetMigMode(void *device, unsigned *current, unsigned *pending)
+{
+    unsigned long long number = 0;
+    int error = number_or_none(device, "MigMode", "mig", &number);
+
+    *current = *pending = (unsigned)number;
+    return error;
+}
+
+int nvmlDeviceGetTopologyCommonAncestor(void *one, void *other, unsigned *level)
+{
+    unsigned long long number = 0;
+    char key[32];
+    int error;
+
+    snprintf(key, sizeof key, "level.%d", (int)(intptr_t)other - 1);
+    error = number_or_none(one, "TopologyCommonAncestor", key, &number);
+    *level = (unsigned)number;
+    return error;
+}
+
+static int link_end(void *device, unsigned link, char *end, size_t size)
+{
+    char key[32];
+
+    snprintf(key, sizeof key, "link.%u", link);
+    return text_of(device, key, end, size) ? SUCCESS : INVALID_ARGUMENT;
+}
+
+int nvmlDeviceGetNvLinkState(void *device, unsigned link, unsigned *active)
+{
+    char end[32];
+    int error = link_end(device, link, end, sizeof end);
+
+    *active = error == SUCCESS && end[0] != '-';
+    return error;
+}
+
+int nvmlDeviceGetNvLinkRemotePciInfo_v2(void *device, unsigned link, Pci *pci)
+{
+    memset(pci, 0, sizeof *pci);
+    return link_end(device, link, pci->bus_id, sizeof pci->bus_id);
 }

@@ -189,6 +189,10 @@ def _view(
         busy_pct=reading.busy_pct,
         power_w=reading.power_w,
         temperature_c=reading.temperature_c,
+        display=reading.place.display,
+        mig=reading.place.mig,
+        numa_node=reading.place.numa_node,
+        cpus=reading.place.cpus,
         health=_health_view(context, reading),
         cordoned=cordon_view(context.inventory.cordons.get(gpu.uuid)),
         leases=[

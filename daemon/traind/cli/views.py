@@ -199,7 +199,7 @@ def health(gpu: Json) -> str:
     """'ok', or the sentence that says why it is not given out, or only last."""
     told = gpu.get("health") or {}
     if told.get("allocatable", True) and not told.get("conditions"):
-        return "ok"
+        return "ok, with a display" if gpu.get("display") else "ok"
     return str(told.get("sentence") or "not given out")
 
 

@@ -2,12 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from sqlite3 import IntegrityError
-from typing import Any
 
 from traind.config import Config
 from traind.dispatcher.attribution import owners_of
@@ -35,7 +34,7 @@ from traind.dispatcher.running import (
     with_job,
 )
 from traind.dispatcher.sampling import Sampler
-from traind.dispatcher.steps import side_by_side, until_news
+from traind.dispatcher.steps import Errands, side_by_side, until_news
 from traind.dispatcher.stopping import next_step_at, send_signals, take_step
 from traind.dispatcher.waiting import Waiting
 from traind.errors import ErrorCode, TraindError
@@ -103,7 +102,7 @@ class Dispatcher:
         self._running: dict[int, Running] = {}
         self._refusals = Refusals()
         self._holders = holders
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._errands = Errands()
         self._log_caps = LogCaps()
 
     def configure(self, config: Config) -> None:
@@ -127,7 +126,7 @@ class Dispatcher:
             rebooted = attempts[job.id].boot_id != boot_id()
             running = adopted(job, attempts[job.id], rebooted=rebooted)
             self._running[job.id] = running
-            self._spawn(self._adopt(running.key, rebooted=rebooted))
+            self._errands.begin(self._adopt(running.key, rebooted=rebooted))
         if self._running:
             log.info("looking for running jobs", extra={"jobs": len(self._running)})
 
@@ -147,8 +146,7 @@ class Dispatcher:
                 joined = self._waiting.joined
                 await until_news(self._hub, wake_at, absorb=self._absorb, joined=joined)
         finally:
-            for task in self._tasks:
-                task.cancel()
+            self._errands.cancel()
 
     async def tick(self, now: datetime) -> datetime | None:
         """Do everything that can be done now; when to come back if nothing happens before."""
@@ -302,7 +300,7 @@ class Dispatcher:
         self._holders.stale = self._holders.stale or bool(claim.leases)
         running = Running(job=job, port=port)
         self._running[job.id] = running
-        self._spawn(self._launch(running, now))
+        self._errands.begin(self._launch(running, now))
 
     async def _launch(self, running: Running, now: datetime) -> None:
         spec = launch_order(
@@ -310,6 +308,7 @@ class Dispatcher:
             self._config,
             now=now,
             socket=str(self._socket),
+            snapshot=self._hub.snapshot,
             box_gpus=len(self._inventory.all),
             host=self.host,
         )
@@ -386,13 +385,3 @@ class Dispatcher:
             if running.launched:
                 moments.append(next_step_at(running, now))
         return min((moment for moment in moments if moment is not None), default=None)
-
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.error("a step failed", exc_info=task.exception())

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from traind.config import Config, JobSettings
+from traind.gpu import GpuSnapshot
 from traind.job import Attempt, Job, StopReason
 from traind.lifecycle import stop_order
 from traind.runner.environment import job_environment
@@ -84,7 +85,14 @@ def time_limit_stop(
 
 
 def launch_order(
-    running: Running, config: Config, *, now: datetime, socket: str, box_gpus: int, host: Host
+    running: Running,
+    config: Config,
+    *,
+    now: datetime,
+    socket: str,
+    snapshot: GpuSnapshot,
+    box_gpus: int,
+    host: Host,
 ) -> dict[str, Any]:
     """What the launcher is told of the attempt."""
     job, settings = running.job, config.jobs
@@ -95,6 +103,7 @@ def launch_order(
         socket=socket,
         threads=max(1, (os.cpu_count() or 1) // max(1, box_gpus)),
         time_limit=running.time_limit(settings.max_time_limit),
+        cpus=cpus_of(job, snapshot),
         box_env=settings.env,
     )
     return {
@@ -120,6 +129,22 @@ def launch_order(
             "all_memory_mib": host.memory_mib,
         },
     }
+
+
+def cpus_of(job: Job, snapshot: GpuSnapshot) -> str | None:
+    """The cores next to the GPUs of a job, as taskset(1) takes them; None where no others are
+    further away from them, or nobody tells.
+    """
+    own = {lease.gpu_uuid for lease in job.leases}
+    places = {reading.gpu.uuid: reading.place for reading in snapshot.readings}
+    if len({place.numa_node for place in places.values()} - {None}) < 2:
+        return None
+    near = [places[uuid].cpus for uuid in own & places.keys()]
+    return ",".join(sorted({cpus for cpus in near if cpus}, key=_first_core)) or None
+
+
+def _first_core(cpus: str) -> int:
+    return int(cpus.replace("-", ",").partition(",")[0])
 
 
 def with_job(running: Running, job: Job) -> Running:

@@ -1,12 +1,15 @@
 """How the loop takes its steps: side by side, and when the next one is due."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
 from traind.hub import Hub
 from traind.job import Job
+
+log = logging.getLogger(__name__)
 
 
 def seconds_until(instant: datetime | None) -> float | None:
@@ -44,3 +47,26 @@ async def side_by_side(steps: Iterable[Coroutine[Any, Any, None]]) -> None:
     for failed in results:
         if isinstance(failed, BaseException):
             raise failed
+
+
+class Errands:
+    """What the loop has begun and does not wait for."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def begin(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Have it done meanwhile; what it raises is told in the log."""
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def cancel(self) -> None:
+        """Give up all that is not done."""
+        for task in self._tasks:
+            task.cancel()
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("a step failed", exc_info=task.exception())

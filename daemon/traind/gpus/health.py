@@ -19,6 +19,7 @@ from traind.gpu import (
 from traind.gpus.conditions import worst_first
 from traind.gpus.source import named
 
+_DIVIDED = "is divided into instances (MIG), which are not given out; `nvidia-smi -mig 0` ends that"
 _ENDS = {
     Lasts.UNTIL_RESET: "it is reset",
     Lasts.UNTIL_REBOOT: "the machine is rebooted",
@@ -42,6 +43,7 @@ def assess(
     whys += [reading.fault] if reading.fault is not None and not closing else []
     whys += [_cordoned(reading, cordon)] if cordon is not None else []
     whys += _too_warm(reading, settings)
+    whys += [f"{named(reading.gpu)} {_DIVIDED}"] if reading.place.mig else []
     if whys:
         sentence = "; ".join(whys)
         fatal_said = None if fatal is None else fatal.evidence

@@ -11,9 +11,10 @@ from typing import Any
 
 import pynvml
 
-from traind.gpu import FaultKind, Gpu, GpuProcess, GpuReading, LeaseClaim
+from traind.gpu import FaultKind, Gpu, GpuPlace, GpuProcess, GpuReading, LeaseClaim
 from traind.gpus.nvml_events import XidWatch
 from traind.gpus.nvml_offers import Offers
+from traind.gpus.nvml_place import places, use_of
 from traind.gpus.nvml_vitals import read_vitals
 from traind.gpus.source import NoDriver, SourceError, lost_sentence, named
 
@@ -48,6 +49,7 @@ class _Card:
 
     handle: object
     gpu: Gpu
+    place: GpuPlace = field(default_factory=GpuPlace)
     known: bool = False
     offers: Offers = field(default_factory=Offers)
 
@@ -74,7 +76,11 @@ class NvmlSource:
         except pynvml.NVMLError as error:
             raise _refusal(error) from None
         self._library = _loaded_library()
-        self._watch = XidWatch({card.gpu.uuid: card.handle for card in self._cards}, on_news)
+        handles = {card.gpu.uuid: card.handle for card in self._cards}
+        where = places(handles)
+        for card in self._cards:
+            card.place = where[card.gpu.uuid]
+        self._watch = XidWatch(handles, on_news)
 
     def read(self, claims: Sequence[LeaseClaim]) -> list[GpuReading]:
         """What every GPU says now; `claims` are not needed. Blocks as long as the driver does.
@@ -173,6 +179,7 @@ def _figures(card: _Card, *, xids_told: bool | None) -> GpuReading:
         ("temperature", lambda: pynvml.nvmlDeviceGetTemperature(handle, sensor)),
     )
     known = sum(process.memory_mib or 0 for process in processes)
+    display, mig = use_of(handle, card.offers)
     return GpuReading(
         gpu=card.gpu,
         used_mib=known if used is None else _mib(max(0, used)),
@@ -181,6 +188,7 @@ def _figures(card: _Card, *, xids_told: bool | None) -> GpuReading:
         power_w=None if milliwatts is None else milliwatts / 1000,
         temperature_c=None if celsius is None else int(celsius),
         vitals=replace(read_vitals(handle, card.offers), xids_told=xids_told),
+        place=replace(card.place, display=display, mig=mig),
     )
 
 

@@ -4,14 +4,15 @@ import json
 import re
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
-from traind.gpu import Gpu, GpuProcess, GpuVitals, Xid
+from traind.gpu import Gpu, GpuPlace, GpuProcess, GpuVitals, Xid
 from traind.gpus.source import SourceError
 from traind.options import nearest, parse_size
 
 MOST_GPUS = 64
+_CPU_LIST = re.compile(r"\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?){0,500}")
 _UNIFORM = re.compile(r"(\d{1,9})x(.+)")
 
 
@@ -27,6 +28,7 @@ class SimulatedGpu:
     busy_pct: int | None = 0
     power_w: float | None = 30.0
     vitals: GpuVitals = field(default_factory=GpuVitals)
+    place: GpuPlace = field(default_factory=GpuPlace)
     xids: tuple[Xid, ...] = ()
     unlisted_mib: int = 0
     lost: bool = False
@@ -56,6 +58,10 @@ def _whole(low: int, high: int | None = None, *, null: bool = False) -> _Kind:
     return _Kind(what, lambda value: type(value) is int and low <= value <= top, null)
 
 
+def _is_cpu_list(value: object) -> bool:
+    return isinstance(value, str) and _CPU_LIST.fullmatch(value) is not None
+
+
 _TEXT = _Kind("a text that is not empty", lambda value: isinstance(value, str) and value != "")
 _FLAG = _Kind("true or false", lambda value: isinstance(value, bool))
 _LIST = _Kind("a list", lambda value: isinstance(value, list))
@@ -82,6 +88,11 @@ _GPU_KEYS = {
     "row_remap_pending": _FLAG,
     "row_remap_failed": _FLAG,
     "recovery_action": _whole(0, 7),
+    "display": _FLAG,
+    "mig": _FLAG,
+    "numa_node": _whole(0, null=True),
+    "cpus": _Kind("a list of cores such as '0-7,16-23'", _is_cpu_list, null=True),
+    "near": _LIST,
     "xids": _LIST,
 }
 _PROCESS_KEYS = {
@@ -89,6 +100,7 @@ _PROCESS_KEYS = {
     "memory_mib": _whole(0, null=True),
     "kind": _Kind("'compute' or 'graphics'", lambda value: value in ("compute", "graphics")),
 }
+_NEAR_KEYS = {"gpu": _whole(0, MOST_GPUS - 1), "weight": _whole(1, 10_000)}
 _XID_KEYS = {"seq": _whole(0), "xid": _whole(0), "pid": _whole(0, null=True)}
 
 
@@ -122,6 +134,7 @@ def parse(text: str) -> Scenario:
         raise SourceError(f"gpus must be at most {MOST_GPUS}, not {len(top['gpus'])}")
     gpus = tuple(_gpu(_checked_gpu(one, i), i) for i, one in enumerate(top["gpus"]))
     uuids = [one.gpu.uuid for one in gpus]
+    gpus = tuple(_placed(one, raw, uuids) for one, raw in zip(gpus, top["gpus"], strict=True))
     for index, one in enumerate(uuids):
         if one in uuids[:index]:
             raise SourceError(f"gpus[{index}].uuid must be its own, not that of another GPU")
@@ -137,6 +150,8 @@ def _checked_gpu(raw: object, index: int) -> Mapping[str, Any]:
     one = _checked(raw, _GPU_KEYS, where, {"memory_mib"})
     for i, process in enumerate(one.get("processes", ())):
         _checked(process, _PROCESS_KEYS, f"{where}.processes[{i}]", {"pid"})
+    for i, near in enumerate(one.get("near", ())):
+        _checked(near, _NEAR_KEYS, f"{where}.near[{i}]", {"gpu", "weight"})
     for i, xid in enumerate(one.get("xids", ())):
         _checked(xid, _XID_KEYS, f"{where}.xids[{i}]", {"seq", "xid"})
     return one
@@ -186,6 +201,17 @@ def _gpu(raw: Mapping[str, Any], index: int) -> SimulatedGpu:
         xids=xids,
         **{key: raw[key] for key in figures if key in raw},
     )
+
+
+def _placed(one: SimulatedGpu, raw: Mapping[str, Any], uuids: list[str]) -> SimulatedGpu:
+    """The GPU where its description puts it; whom it is said to be near to that is not there is
+    left out.
+    """
+    near = ((each["gpu"], each["weight"]) for each in raw.get("near", ()))
+    known = tuple((uuids[index], weight) for index, weight in near if index < len(uuids))
+    keys = ("display", "mig", "numa_node", "cpus")
+    told = {key: raw[key] for key in keys if key in raw}
+    return replace(one, place=GpuPlace(**told, near=known))
 
 
 def _made_up(index: int) -> str:

@@ -81,6 +81,7 @@ def _reading(one: SimulatedGpu, claims: Sequence[LeaseClaim], scenario: Scenario
         power_w=one.power_w,
         temperature_c=one.temperature_c,
         vitals=one.vitals,
+        place=one.place,
         xids=one.xids,
     )
 

@@ -7,7 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
-from traind.gpu import FaultKind, Gpu, GpuProcess, GpuReading, GpuVitals, LeaseClaim, Xid
+from traind.gpu import (
+    FaultKind,
+    Gpu,
+    GpuPlace,
+    GpuProcess,
+    GpuReading,
+    GpuVitals,
+    LeaseClaim,
+    Xid,
+)
 
 UNKNOWN_PID = 0
 """Stands for a claim whose processes are not known yet; nobody's process has this number."""
@@ -59,7 +68,8 @@ def reading_json(reading: GpuReading) -> dict[str, Any]:
 
 def reading_of(raw: Mapping[str, Any]) -> GpuReading:
     """The reading that crossed the pipe. Raises TypeError or KeyError when it is none."""
-    kind = raw["fault_kind"]
+    kind, place = raw["fault_kind"], raw["place"]
+    near = tuple((uuid, weight) for uuid, weight in place["near"])
     return GpuReading(
         **{
             **raw,
@@ -67,6 +77,7 @@ def reading_of(raw: Mapping[str, Any]) -> GpuReading:
             "processes": tuple(GpuProcess(**process) for process in raw["processes"]),
             "fault_kind": None if kind is None else FaultKind(kind),
             "vitals": GpuVitals(**raw["vitals"]),
+            "place": GpuPlace(**{**place, "near": near}),
             "xids": tuple(Xid(**xid) for xid in raw["xids"]),
         }
     )

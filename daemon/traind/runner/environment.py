@@ -20,11 +20,13 @@ def job_environment(
     socket: str,
     threads: int,
     time_limit: timedelta | None,
+    cpus: str | None,
     box_env: Mapping[str, str],
 ) -> dict[str, str]:
     """The variables of the job's newest attempt, without its own; the shim adds those of the login.
 
-    `threads` is what OMP_NUM_THREADS gets where the job does not say how many CPUs it wants.
+    `threads` is what OMP_NUM_THREADS gets where the job does not say how many CPUs it wants, `cpus`
+    are the cores next to its GPUs, None where that is all the same.
     """
     visible = ",".join(str(lease.gpu_index) for lease in job.leases)
     env = {
@@ -44,6 +46,8 @@ def job_environment(
     }
     if time_limit is not None:
         env["TRAIND_END_TIME"] = str(int((now + time_limit).timestamp()))
+    if cpus is not None:
+        env["TRAIND_GPU_CPUS"] = cpus
     if port is not None:
         env |= {"MASTER_PORT": str(port), "PET_MASTER_PORT": str(port)}
     if _shares(job.leases):

@@ -30,7 +30,8 @@ class GpuLedger:
     """The account of one GPU during one pass: its holdings, what is left, and who claims it.
 
     `room_mib` is what one more job that shares it may declare; `ramping` are the holdings
-    whose memory is still expected; `claimed_by` is the waiting job it is kept for.
+    whose memory is still expected; `claimed_by` is the waiting job it is kept for. `display`:
+    somebody looks at what it draws.
     """
 
     def __init__(self, reading: GpuReading, holdings: Iterable[Holding], *, world: World) -> None:
@@ -41,6 +42,9 @@ class GpuLedger:
         self.unhealthy = world.unhealthy.get(gpu.uuid, reading.fault)
         self.apart = world.apart.get(gpu.uuid)
         self.suspect = gpu.uuid in world.suspect
+        self.place = reading.place
+        drawn = any(process.kind == "graphics" for process in reading.processes)
+        self.display = drawn or bool(reading.place.display)
         self.foreign = world.foreign.get(gpu.uuid)
         self.others = world.others.get(gpu.uuid)
         self.claimed_by: Request | None = None

@@ -7,8 +7,9 @@ from operator import attrgetter
 from traind.job import Request, WaitCode, WaitReason
 from traind.jobspec import instant_text
 from traind.scheduler.admission import Verdict, open_ledgers
+from traind.scheduler.choosing import choose
 from traind.scheduler.hosting import HostLedger
-from traind.scheduler.placement import behind, choose, claim, keep, seats_for, why_not
+from traind.scheduler.placement import behind, claim, keep, seats_for, why_not
 from traind.scheduler.wording import instant_said
 from traind.scheduler.world import Plan, Start, World
 

@@ -1,4 +1,4 @@
-"""Which GPUs a job gets, which are kept for one that waits, and why it waits for them."""
+"""Which GPUs a job may have, which are kept for one that waits, and why it waits for them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -50,20 +50,6 @@ def seats_for(
         verdict = ledger.verdict(need) if unhealthy is None else Verdict.UNHEALTHY
         found.append(Seat(ledger=ledger, need=need, verdict=verdict, unhealthy=unhealthy))
     return found
-
-
-def choose(request: Request, seats: Sequence[Seat]) -> list[Seat] | None:
-    """The GPUs the request starts on; None when it cannot start now."""
-    free = [seat for seat in seats if seat.verdict is Verdict.FITS and seat.unclaimed]
-    return sorted(free, key=_waste)[: request.gpus] if len(free) >= request.gpus else None
-
-
-def _waste(seat: Seat) -> tuple[bool, int, int]:
-    """Less is better: no warnings, big holes stay big, and big GPUs are not spent on what small
-    ones can do.
-    """
-    left = 0 if seat.need.whole else seat.ledger.room_mib - seat.need.memory_mib
-    return seat.ledger.suspect, left, seat.ledger.gpu.memory_mib
 
 
 def keep(request: Request, seats: Sequence[Seat]) -> list[Seat]:
