@@ -82,6 +82,41 @@ def test_failed_jobs_can_be_run_again_together(box: CheckedDaemon) -> None:
     assert copy["command"] == "false"
 
 
+def test_a_finished_job_waits_again_only_where_there_is_room(tmp_path: Path) -> None:
+    with daemon_in(tmp_path, CheckedDaemon) as daemon:
+        daemon.config = daemon.config.replace("[queue]\n", "[queue]\njobs_per_user = 2\n")
+        daemon.start()
+        ended = [daemon.submit("true") for _ in range(2)]
+        for number in ended:
+            daemon.wait(number)
+        waits = [daemon.waiting() for _ in range(2)]
+        refused = daemon.ask("POST", f"/v1/jobs/{ended[0]}/requeue", {})
+        assert (refused.status, refused.json["code"]) == (409, "conflict")
+        assert "2 jobs waiting" in refused.json["detail"]
+        daemon.ask("DELETE", f"/v1/jobs/{waits[0]}")
+        done = act(daemon, "requeue", {"ids": ended}, hold=True)
+        assert sorted((job["state"], job["did"]) for job in done.values()) == [
+            ("finished", None),
+            ("held", "requeued"),
+        ]
+        errors = [job["error"]["code"] for job in done.values() if job["error"]]
+        assert errors == ["conflict"]
+
+
+def test_an_action_reaches_every_job_however_long_the_orders_are(box: CheckedDaemon) -> None:
+    long = {"script": "#!/bin/sh\n" + "# all of it\n" * 43_000, "begin_at": FAR}
+    ids = []
+    for _ in range(2):
+        body = {"defaults": {**long, "labels": {"long": "yes"}}, "jobs": [{}] * 20}
+        answer = box.ask("POST", "/v1/jobs", body)
+        assert answer.status == 201, answer.body[:300]
+        ids += [job["id"] for job in answer.json["jobs"]]
+    for action, did in (("hold", "held"), ("cancel", "cancelled")):
+        done = act(box, action, {"label": "long=yes"})
+        assert list(done) == sorted(ids, reverse=True)
+        assert {job["did"] for job in done.values()} == {did}, "each is met once"
+
+
 @pytest.mark.parametrize(
     ("body", "field"),
     [

@@ -108,10 +108,14 @@ async def act_on_jobs(request: web.Request) -> web.StreamResponse:
     read_query(request, NoQuery)
     action = await read_body(request, Action)
     _check(action)
-    jobs, missing = await _selected(context, action, wish.who)
+    ids, missing = await _selected(context, action, wish.who)
     results: list[ActionResult] = []
-    for start in range(0, len(jobs), _AT_ONCE):
-        few = jobs[start : start + _AT_ONCE]
+    while ids:
+        few, more = await context.store.page(
+            JobFilter(ids=frozenset(ids[:_AT_ONCE]), limit=_AT_ONCE)
+        )
+        # A page ends early where its orders are long: the others are read once these are done with.
+        ids = [number for number in ids if number < few[-1].id] if more else ids[_AT_ONCE:]
         results += await asyncio.gather(*(_act(context, job, action, wish) for job in few))
     results += [_missing(number) for number in missing]
     view = ActionResults(action=action.action, dry_run=action.dry_run, jobs=results)
@@ -134,9 +138,10 @@ def _check(action: Action) -> None:
         raise TraindError(ErrorCode.INVALID, sentence, errors)
 
 
-async def _selected(context: Context, action: Action, who: Caller) -> tuple[list[Job], list[int]]:
-    """The jobs that are meant, and the ids of which there is none. Who is no operator means their
-    own unless they say whose. Raises INVALID for too many, FORBIDDEN for labels of others.
+async def _selected(context: Context, action: Action, who: Caller) -> tuple[list[int], list[int]]:
+    """The ids of the jobs that are meant, newest first, and those of which there is no job. Who is
+    no operator means their own unless they say whose. Raises INVALID for too many, FORBIDDEN for
+    labels of others.
     """
     select, user = action.select, action.select.user
     if not who.operator and select.ids is None:
@@ -156,14 +161,13 @@ async def _selected(context: Context, action: Action, who: Caller) -> tuple[list
         labels=label_pairs([] if select.label is None else [select.label], "select.label"),
         limit=JOBS_MAX + 1,
     )
-    jobs = await context.store.find(chosen)
-    if len(jobs) > JOBS_MAX:
+    ids = await context.store.ids(chosen)
+    if len(ids) > JOBS_MAX:
         message = f"means more than {JOBS_MAX} jobs; narrow it by state, label or ids"
         raise TraindError(ErrorCode.INVALID, f"select {message}", [FieldError("select", message)])
     if select.ids is None:
-        return jobs, []
-    unknown = await context.store.unknown(select.ids)
-    return jobs, unknown
+        return ids, []
+    return ids, await context.store.unknown(select.ids)
 
 
 def _missing(number: int) -> ActionResult:

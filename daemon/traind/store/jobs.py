@@ -13,8 +13,8 @@ from traind.meters import Histogram
 from traind.store.advance import advance, advance_from, note_start, read_job
 from traind.store.controls import read_pause
 from traind.store.database import Database
-from traind.store.listing import JobFilter, listing
-from traind.store.moves import Claim, Move, Started
+from traind.store.listing import JobFilter, ids_listing, listing
+from traind.store.moves import Again, Claim, Move, Started
 from traind.store.rows import (
     JOBS,
     attempt_of,
@@ -53,7 +53,7 @@ class JobStore:
             known = self._known_answer(connection, submission, now)
             if known is not None:
                 return [read_job(connection, job_id) for job_id in known], False
-            self._check_room(connection, submission)
+            self._check_room(connection, submission.user, submission.uid, len(submission.specs))
             jobs = insert(connection, submission, now)
             if submission.key is not None:
                 remember(connection, submission, [job.id for job in jobs], now)
@@ -92,17 +92,18 @@ class JobStore:
 
     async def check_room(self, submission: Submission) -> None:
         """Nothing. Raises CONFLICT where so many more jobs of this person may not wait."""
-        await self._database.run(lambda connection: self._check_room(connection, submission))
+        of = submission.user, submission.uid, len(submission.specs)
+        await self._database.run(lambda connection: self._check_room(connection, *of))
 
-    def _check_room(self, connection: sqlite3.Connection, submission: Submission) -> None:
+    def _check_room(self, connection: sqlite3.Connection, user: str, uid: int, more: int) -> None:
         waiting: int = connection.execute(
             "SELECT COALESCE(SUM(jobs), 0) FROM waiting WHERE uid = :uid",
-            {"uid": submission.uid},
+            {"uid": uid},
         ).fetchone()[0]
-        if waiting + len(submission.specs) > self.jobs_per_user:
+        if waiting + more > self.jobs_per_user:
             raise TraindError(
                 ErrorCode.CONFLICT,
-                f"{submission.user} has {waiting} jobs waiting; this box takes at most "
+                f"{user} has {waiting} jobs waiting; this box takes at most "
                 f"{self.jobs_per_user} of one person",
             )
 
@@ -117,12 +118,15 @@ class JobStore:
     ) -> Job:
         """The job after the moves that are decided on it as it stands, all of them or none.
 
-        Raises NOT_FOUND, CONFLICT for an illegal move, and what `decide` raises.
+        Raises NOT_FOUND, CONFLICT for an illegal move and for a finished job that is to wait again
+        beside too many others of its owner, and what `decide` raises.
         """
 
         def work(connection: sqlite3.Connection) -> Job:
             job = read_job(connection, job_id)
             for move in decide(job):
+                if isinstance(move, Again):
+                    self._check_room(connection, job.user, job.uid, 1)
                 job = advance_from(connection, job, move, now=now)
             return job
 
@@ -188,6 +192,13 @@ class JobStore:
     async def find(self, chosen: JobFilter) -> list[Job]:
         """Jobs, newest first."""
         return await self._select(*listing(chosen))
+
+    async def ids(self, chosen: JobFilter) -> list[int]:
+        """The ids of jobs, newest first; nothing else of them is read."""
+        statement, values = ids_listing(chosen)
+        return await self._database.run(
+            lambda connection: [row[0] for row in connection.execute(statement, values)]
+        )
 
     async def page(self, chosen: JobFilter) -> tuple[list[Job], bool]:
         """(jobs, newest first, whether there may be more)."""

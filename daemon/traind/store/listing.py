@@ -30,6 +30,12 @@ class JobFilter:
 
 def listing(chosen: JobFilter) -> tuple[str, dict[str, Any]]:
     """The statement that selects the jobs, and its values."""
+    ids, values = ids_listing(chosen)
+    return f"{JOBS} WHERE job.id IN ({ids}) ORDER BY job.id DESC", values
+
+
+def ids_listing(chosen: JobFilter) -> tuple[str, dict[str, Any]]:
+    """The statement that selects the ids of the jobs, and its values."""
     values: dict[str, Any] = {"limit": chosen.limit, "user": chosen.user}
     values["before"] = chosen.before or 1 << 62
     where = ["id < :before"]
@@ -57,11 +63,7 @@ def listing(chosen: JobFilter) -> tuple[str, dict[str, Any]]:
         values[f"state{number}"] = state
         parts.append(_newest([*where, f"state = :state{number}"]))
     wanted = " UNION ALL ".join(parts or [_newest(where)])
-    statement = (
-        f"{JOBS} WHERE job.id IN (SELECT id FROM ({wanted}) ORDER BY id DESC LIMIT :limit) "
-        "ORDER BY job.id DESC"
-    )
-    return statement, values
+    return f"SELECT id FROM ({wanted}) ORDER BY id DESC LIMIT :limit", values
 
 
 def _literal(text: str) -> str:
