@@ -165,6 +165,7 @@ def test_what_closes_a_gpu_says_why_and_stops_what_runs_there_only_where_that_is
     daemon = gpu_daemon.start()
     number, main = running(daemon, gpu_ids=[0])
     scene(daemon, trouble, {})
+    eventually(lambda: codes(daemon, 0), what="its record")
     assert word in closed(daemon, 0)
     assert health(daemon, 0)["conditions"][0]["ailment"] == ailment
     if ailment.startswith("fatal"):
@@ -231,7 +232,7 @@ def test_a_verdict_of_the_driver_ends_with_it_after_the_hold_down(gpu_daemon: Da
 def test_a_reboot_ends_what_only_a_reboot_ends(gpu_daemon: Daemon) -> None:
     daemon = gpu_daemon.start()
     scene(daemon, {"lost": True}, {})
-    closed(daemon, 0)
+    eventually(lambda: codes(daemon, 0) == ["lost"], what="its record")
     scene(daemon, {}, {})
     daemon.restart()
     eventually(lambda: daemon.ask("GET", "/v1/gpus").json["read_at"])
