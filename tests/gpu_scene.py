@@ -23,14 +23,15 @@ def describe(path: Path, *gpus: dict[str, Any], **scene: Any) -> Path:
     return new.rename(path)
 
 
-def reason(daemon: Daemon, number: int, code: str) -> str:
-    """The sentence why a job waits, once the reason has this code."""
+def reason(daemon: Daemon, number: int, code: str, *, says: str = "") -> str:
+    """The sentence why a job waits, once the reason has this code and says this."""
 
     def told() -> str | None:
         found = daemon.job(number)["reason"]
-        return found["detail"] if found and found["code"] == code else None
+        hit = found is not None and found["code"] == code and says in found["detail"]
+        return found["detail"] if hit else None
 
-    return eventually(told, what=f"reason {code}")
+    return eventually(told, what=f"reason {code} {says}")
 
 
 def scene(daemon: Daemon, *gpus: dict[str, Any]) -> None:

@@ -48,9 +48,9 @@ def test_an_exclusive_job_waits_for_an_empty_card_and_is_not_overtaken(
     shared = daemon.submit(LONG, gpus=1, gpu_memory="2GiB")
     daemon.wait(shared, "running")
     alone = daemon.submit(LONG, gpus=1)
-    assert f"job {shared}" in reason(daemon, alone, "resources")
+    reason(daemon, alone, "resources", says=f"job {shared}")
     behind = daemon.submit(LONG, gpus=1, gpu_memory="2GiB")
-    assert f"job {alone}" in reason(daemon, behind, "priority")
+    reason(daemon, behind, "priority", says=f"job {alone}")
     daemon.ask("DELETE", f"/v1/jobs/{shared}?now=1")
     daemon.wait(alone, "running")
     assert daemon.job(behind)["state"] == "queued"
@@ -73,6 +73,18 @@ def test_jobs_that_join_the_queue_say_why_they_wait_and_start_in_their_turn(
     daemon.ask("DELETE", f"/v1/jobs/{holder}?now=1")
     turns = {n: daemon.wait(n)["started_at"] for n in (first, second, last, sooner)}
     assert sorted(turns, key=turns.__getitem__) == [sooner, first, second, last]
+
+
+def test_a_job_behind_what_one_pass_looks_at_says_how_many_are_ahead(
+    new_daemon: Daemon, scene: Path
+) -> None:
+    new_daemon.config = new_daemon.config.replace("[queue]\n", "[queue]\nfront = 1\n")
+    daemon = new_daemon.start()
+    daemon.wait(daemon.submit(LONG, gpus=1), "running")
+    first, second, third, _ = (daemon.submit("true", gpus=1) for _ in range(4))
+    reason(daemon, first, "resources")
+    reason(daemon, second, "priority", says="1 job is ahead of it in the queue")
+    reason(daemon, third, "priority", says="2 jobs are ahead of it in the queue")
 
 
 def test_a_24564_mib_card_is_a_24_gib_card(new_daemon: Daemon, scene: Path) -> None:
@@ -171,6 +183,7 @@ def test_memory_that_is_not_given_back_keeps_the_card_until_it_is(
 def test_a_remembered_gpu_is_not_forgotten_when_it_is_gone(new_daemon: Daemon, scene: Path) -> None:
     describe(scene, {"memory_mib": CARD}, {"memory_mib": CARD})
     daemon = new_daemon.start()
+    daemon.wait(daemon.submit("true", gpus=2), outcome="succeeded")
     daemon.stop()
     describe(scene, {"memory_mib": CARD})
     daemon.start()

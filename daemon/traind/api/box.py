@@ -59,7 +59,7 @@ async def show_status(request: web.Request) -> web.StreamResponse:
         launcher_fault=context.link.fault,
         gpu_fault=context.hub.snapshot.fault,
         gpu_group=context.link.gpu_group,
-        gpus=len(context.inventory.all),
+        gpus=len(context.known_gpus()),
         jobs={state.value: count for state, count in counts.items()},
         paused=pause_view(context.controls.pause),
     )

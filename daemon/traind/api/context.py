@@ -157,7 +157,7 @@ class Context:
         ahead = await self.store.ahead(job)
         if not ahead:
             return JUST_ACCEPTED
-        detail = f"{ahead} jobs are ahead of it in the queue"
+        detail = f"{'1 job is' if ahead == 1 else f'{ahead} jobs are'} ahead of it in the queue"
         return WaitReason(code=WaitCode.PRIORITY, detail=detail, facts={"ahead": ahead})
 
     def known_reason(self, job: Job) -> WaitReason | None:
