@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,12 @@ import pytest
 from contract import CheckedDaemon
 from gpu_scene import LONG, gpu_of, running, scene
 from harness import Daemon, daemon_in, eventually
+from traind.causes import CauseCode
+from traind.job import Exit, JobState, StopReason
+from traind.jobspec import JobSpec
+from traind.lifecycle import stop_order, submitted
+from traind.verdict import GpuEvidence, judge
+from traind.verdict import Testimony as Said  # by its own name pytest takes it for a test
 
 Json = dict[str, Any]
 
@@ -55,6 +63,60 @@ def stranger_seen(daemon: Daemon, index: int) -> None:
         return found
 
     eventually(seen, what="the stranger")
+
+
+def read_again(daemon: Daemon) -> None:
+    """Wait for a new reading of the GPUs: whose processes are whose is known by then."""
+
+    def read_at() -> str:
+        found: str = daemon.ask("GET", "/v1/gpus").json["read_at"]
+        return found
+
+    before = read_at()
+    eventually(lambda: read_at() != before, what="a reading")
+
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+JOB = replace(
+    submitted(7, JobSpec(command="true"), user="alice", uid=1001, now=NOW),
+    state=JobState.RUNNING,
+    attempt=1,
+)
+SAID = Said(code=CauseCode.PORT_IN_USE, sentence="a port was taken")
+FAULT = GpuEvidence(fault="GPU 0 had XID 79", faulty=frozenset({"GPU-0"}))
+MISUSE = GpuEvidence(misuse="GPU 0 had XID 31")
+
+
+def ending(code: int = 1, *, killed: int = 0) -> Exit:
+    return Exit(exit_code=code, ended_at=NOW, run_s=1.0, oom_kills=killed)
+
+
+@pytest.mark.parametrize(
+    ("known", "gpus", "said", "code"),
+    [
+        (ending(), GpuEvidence(), SAID, "port_in_use"),
+        (ending(), GpuEvidence(), None, "exit_code"),
+        (ending(), MISUSE, SAID, "cuda_app_bug"),
+        (ending(), FAULT, SAID, "gpu_fault"),
+        (ending(killed=1), GpuEvidence(), SAID, "host_oom"),
+        (ending(0, killed=1), GpuEvidence(), SAID, "exit_code"),
+        (ending(75, killed=1), GpuEvidence(), SAID, "checkpointed"),
+        (ending(127), GpuEvidence(), SAID, "command_not_found"),
+    ],
+)
+def test_the_surer_evidence_outweighs_the_log(
+    known: Exit, gpus: GpuEvidence, said: Said | None, code: str
+) -> None:
+    verdict = judge(JOB, known, gpus, said)
+    assert verdict.cause.code == code
+    assert verdict.exit_code == known.exit_code
+    for kind in StopReason:
+        if kind is not StopReason.GPU_FAULT or code != "gpu_fault":
+            order = stop_order(
+                JOB.spec, kind, by="bob", now=NOW, grace=timedelta(0), lead=timedelta(0)
+            )
+            ordered = judge(replace(JOB, stop=order), known, gpus, said)
+            assert ordered.cause.code != code or known.exit_code == 75
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +225,7 @@ def test_a_neighbours_memory_sends_the_job_to_another_gpu_free_of_charge(
 def test_a_job_that_took_more_than_its_share_is_not_run_again(gpu_daemon: CheckedDaemon) -> None:
     daemon = gpu_daemon.start()
     beside, pid = running(daemon, gpu_memory="8GiB", gpu_ids=[0])
+    read_again(daemon)
     text = message((pid, 8), own=9)
     number = daemon.submit(dies(daemon, text), gpus=1, gpu_memory="10GiB", gpu_ids=[0])
     daemon.wait(number, "running")
@@ -186,11 +249,11 @@ def test_a_log_alone_accuses_nobody(gpu_daemon: CheckedDaemon) -> None:
 def test_an_older_message_is_explained_by_who_was_there(gpu_daemon: CheckedDaemon) -> None:
     daemon = gpu_daemon.start()
     beside, _ = running(daemon, gpu_memory="12GiB", gpu_ids=[0])
+    read_again(daemon)
     text = (
         "RuntimeError: CUDA out of memory. Tried to allocate 4.00 GiB (GPU 0; 23.69 GiB total "
         "capacity; 0.40 GiB already allocated; 1.00 GiB free; 0.50 GiB reserved in total)"
     )
-    scene(daemon, {"processes": []}, {})
     number = daemon.submit(dies(daemon, text), gpus=1, gpu_memory="6GiB", gpu_ids=[0])
     daemon.wait(number, "running")
     go(daemon)
