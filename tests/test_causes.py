@@ -65,15 +65,21 @@ def stranger_seen(daemon: Daemon, index: int) -> None:
     eventually(seen, what="the stranger")
 
 
-def read_again(daemon: Daemon) -> None:
-    """Wait for a new reading of the GPUs: whose processes are whose is known by then."""
+def known(daemon: Daemon, memory_mib: int) -> None:
+    """Wait until it was read what the only job on GPU 0 holds there, and then read once more: by
+    then it is known of all its processes whose they are.
+    """
 
-    def read_at() -> str:
-        found: str = daemon.ask("GET", "/v1/gpus").json["read_at"]
+    def gpus() -> Json:
+        found: Json = daemon.ask("GET", "/v1/gpus").json
         return found
 
-    before = read_at()
-    eventually(lambda: read_at() != before, what="a reading")
+    def held() -> bool:
+        return [one["observed_mib"] for one in gpus()["gpus"][0]["leases"]] == [memory_mib]
+
+    eventually(held, what="its memory")
+    before = gpus()["read_at"]
+    eventually(lambda: gpus()["read_at"] != before, what="another reading")
 
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -92,7 +98,7 @@ def ending(code: int = 1, *, killed: int = 0) -> Exit:
 
 
 @pytest.mark.parametrize(
-    ("known", "gpus", "said", "code"),
+    ("end", "gpus", "said", "code"),
     [
         (ending(), GpuEvidence(), SAID, "port_in_use"),
         (ending(), GpuEvidence(), None, "exit_code"),
@@ -105,18 +111,18 @@ def ending(code: int = 1, *, killed: int = 0) -> Exit:
     ],
 )
 def test_the_surer_evidence_outweighs_the_log(
-    known: Exit, gpus: GpuEvidence, said: Said | None, code: str
+    end: Exit, gpus: GpuEvidence, said: Said | None, code: str
 ) -> None:
-    verdict = judge(JOB, known, gpus, said)
+    verdict = judge(JOB, end, gpus, said)
     assert verdict.cause.code == code
-    assert verdict.exit_code == known.exit_code
+    assert verdict.exit_code == end.exit_code
     for kind in StopReason:
         if kind is not StopReason.GPU_FAULT or code != "gpu_fault":
             order = stop_order(
                 JOB.spec, kind, by="bob", now=NOW, grace=timedelta(0), lead=timedelta(0)
             )
-            ordered = judge(replace(JOB, stop=order), known, gpus, said)
-            assert ordered.cause.code != code or known.exit_code == 75
+            ordered = judge(replace(JOB, stop=order), end, gpus, said)
+            assert ordered.cause.code != code or end.exit_code == 75
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +158,14 @@ def test_the_log_says_of_what_a_job_died(
     assert ended["cause"]["detail"] in desk.ask("GET", f"/v1/jobs/{number}/why").json["detail"]
     assert ended["cause"]["detail"] in desk.cli("show", str(number)).out
     assert ended["cause"]["detail"] not in desk.log.read_text()
+
+
+def test_a_job_that_waits_again_is_shown_with_what_ended_it(desk: CheckedDaemon) -> None:
+    text = "OSError: [Errno 28] No space left on device: '/x'"
+    number = desk.submit(dies(desk, text), retry={"max": 1, "delay": "1h"})
+    desk.wait(number, "queued", attempt=1)
+    shown = desk.cli("show", str(number)).out
+    assert "a disk was full" in next(line for line in shown.splitlines() if "last attempt" in line)
 
 
 def test_a_success_is_one_whatever_its_log_says(desk: CheckedDaemon) -> None:
@@ -225,7 +239,7 @@ def test_a_neighbours_memory_sends_the_job_to_another_gpu_free_of_charge(
 def test_a_job_that_took_more_than_its_share_is_not_run_again(gpu_daemon: CheckedDaemon) -> None:
     daemon = gpu_daemon.start()
     beside, pid = running(daemon, gpu_memory="8GiB", gpu_ids=[0])
-    read_again(daemon)
+    known(daemon, 8192)
     text = message((pid, 8), own=9)
     number = daemon.submit(dies(daemon, text), gpus=1, gpu_memory="10GiB", gpu_ids=[0])
     daemon.wait(number, "running")
@@ -249,7 +263,7 @@ def test_a_log_alone_accuses_nobody(gpu_daemon: CheckedDaemon) -> None:
 def test_an_older_message_is_explained_by_who_was_there(gpu_daemon: CheckedDaemon) -> None:
     daemon = gpu_daemon.start()
     beside, _ = running(daemon, gpu_memory="12GiB", gpu_ids=[0])
-    read_again(daemon)
+    known(daemon, 12288)
     text = (
         "RuntimeError: CUDA out of memory. Tried to allocate 4.00 GiB (GPU 0; 23.69 GiB total "
         "capacity; 0.40 GiB already allocated; 1.00 GiB free; 0.50 GiB reserved in total)"

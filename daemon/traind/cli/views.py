@@ -77,6 +77,12 @@ def sentence(job: Json) -> str:
     return str(told or "")
 
 
+def _last_end(job: Json) -> str:
+    """Why the last attempt of a job that waits again ended; empty for any other job."""
+    cause = job.get("cause") if job["state"] in ("held", "queued") else None
+    return str(cause.get("detail") or "") if isinstance(cause, dict) else ""
+
+
 def energy(wh: float | None) -> str:
     """The energy of its GPUs, such as 'about 1.25 kWh': power is only read now and then."""
     if wh is None:
@@ -108,6 +114,7 @@ def job_text(job: Json, attempts: Sequence[Json], now: datetime) -> str:
         ("user", job.get("user")),
         ("state", state),
         ("waits" if job["state"] in ("held", "queued") else "cause", sentence(job)),
+        ("last attempt", _last_end(job)),
         ("held by", job.get("held_by")),
         ("exit code", job.get("exit_code")),
         ("signal", job.get("signal")),
