@@ -151,9 +151,9 @@ async def _views(context: Context, who: Caller, readings: Iterable[GpuReading]) 
     """GPUs as the API shows them to this caller."""
     leases = await context.leases.open()
     names = await _names(context, who, {lease.job_id for lease in leases})
-    pids = {
-        lease.attempt_id: context.supervisor.pids((lease.job_id, lease.attempt)) for lease in leases
-    }
+    keys = {lease.attempt_id: (lease.job_id, lease.attempt) for lease in leases}
+    seen = await context.supervisor.seen(keys.values())
+    pids = {attempt_id: seen[key] for attempt_id, key in keys.items()}
     views = []
     for reading in readings:
         on_it = [lease for lease in leases if lease.lease.gpu_uuid == reading.gpu.uuid]

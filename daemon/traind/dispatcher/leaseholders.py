@@ -50,28 +50,26 @@ class Leaseholders:
         if self.stale or self._store.given_up:
             self._leases = tuple(await self._store.open())
             self.stale = False
-        seen: dict[int, tuple[int, ...]] = {}
-        for lease in self._leases:
-            if lease.attempt_id in seen:
-                continue
-            now_there = self._supervisor.pids((lease.job_id, lease.attempt))
-            seen[lease.attempt_id] = now_there or self._pids.get(lease.attempt_id, ())
+        leases = self._leases
+        keys = {lease.attempt_id: (lease.job_id, lease.attempt) for lease in leases}
+        there = await self._supervisor.seen(keys.values())
+        seen = {of: there[key] or self._pids.get(of, ()) for of, key in keys.items()}
         snapshot = self._hub.snapshot
-        self._pids, self._peaks = seen, _peaks(self._leases, seen, self._peaks, snapshot)
+        self._pids, self._peaks = seen, _peaks(leases, seen, self._peaks, snapshot)
         self._strangers.look(
             snapshot,
-            _tenants(self._leases, seen),
+            _tenants(leases, seen),
             self._inventory.ignored,
             job_of=self._supervisor.job_of,
             now=now,
         )
         return Sight(
             snapshot=snapshot,
-            leases=self._leases,
+            leases=leases,
             pids=seen,
             peaks=self._peaks,
             strangers=self._hub.strangers,
-            cleaning=tuple(cleaning_of(self._leases, seen, snapshot, self._settings)),
+            cleaning=tuple(cleaning_of(leases, seen, snapshot, self._settings)),
         )
 
     async def release(self, *, now: datetime) -> Sight:

@@ -7,6 +7,8 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -55,6 +57,7 @@ class Supervisor:
         self._live: dict[Key, Live] = {}
         self._endings: list[tuple[Key, Ending]] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._looking = ThreadPoolExecutor(max_workers=1, thread_name_prefix="processes")
 
     def path(self, key: Key) -> Path:
         """The attempt's run directory."""
@@ -275,6 +278,19 @@ class Supervisor:
                 return None
         return None
 
+    async def seen(self, keys: Iterable[Key]) -> dict[Key, tuple[int, ...]]:
+        """The processes of attempts as `pids` has them; they may be thousands, so a thread looks.
+
+        It is a thread of its own: a name service that hangs may have all of the usual ones.
+        """
+        wanted = tuple(keys)
+        if not wanted:
+            return {}
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            self._looking, lambda: {key: self.pids(key) for key in wanted}
+        )
+
     def _spawn(self, coroutine: Any) -> None:  # noqa: ANN401 any coroutine
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
@@ -288,6 +304,7 @@ class Supervisor:
             asyncio.get_running_loop().remove_reader(live.pidfd)
             os.close(live.pidfd)
         self._live.clear()
+        self._looking.shutdown(wait=False)
 
 
 def _kill_order(key: Key) -> dict[str, Any]:
