@@ -13,16 +13,8 @@ STOREYS = (
     {
         *("errors", "job", "jobspec", "gpu", "lifecycle", "options", "config", "wire", "hub"),
         *("logfmt", "access", "boxwire", "gpuwire", "publicwire", "meters", "verdict"),
-        *(
-            "eventloop",
-            "directives",
-            "sbatch",
-            "script",
-            "causes",
-            "shortage",
-            "symptoms",
-            "advice",
-        ),
+        *("eventloop", "directives", "sbatch", "script", "instants", "causes", "shortage"),
+        *("symptoms", "advice"),
     },
     {"scheduler", "store", "gpus", "runner", "notify", "statedir", "accounts", "flags"},
     {"dispatcher", "timers", "retention", "watchdog", "stores", "api", "cli"},

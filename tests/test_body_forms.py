@@ -316,6 +316,15 @@ def test_a_key_stands_for_body_form_and_options(box: CheckedDaemon) -> None:
     assert box.newest() == first.json["id"]
 
 
+def test_a_key_stands_for_so_and_so_long_from_now_whenever_it_comes(box: CheckedDaemon) -> None:
+    key = {"Idempotency-Key": "later"}
+    first = send(box, "#!/bin/sh\n", SCRIPT, "?begin=now%2B3days", **key)
+    again = send(box, "#!/bin/sh\n", SCRIPT, "?begin=now%2B3days", **key)
+    assert (first.status, again.status) == (201, 200), again.body
+    assert again.json["id"] == first.json["id"]
+    assert send(box, "#!/bin/sh\n", SCRIPT, "?begin=now%2B4days", **key).status == 422
+
+
 # Whatever comes
 
 lines = st.one_of(

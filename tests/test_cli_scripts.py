@@ -2,11 +2,12 @@
 
 import json
 import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from contract import CheckedDaemon
+from contract import FAR, CheckedDaemon
 from harness import Completed, eventually
 
 
@@ -94,12 +95,36 @@ def test_what_the_script_exports_is_chosen_from_the_callers_environment(
         number = submitted(box.cli("submit", "--parsable", "train.sh", cwd=tmp_path))
         every = ("submit", "--parsable", "--export", "ALL", "train.sh")
         everything = submitted(box.cli(*every, cwd=tmp_path))
+        none = ("submit", "--parsable", "--export=NONE", "train.sh")
+        nothing = submitted(box.cli(*none, cwd=tmp_path))
     finally:
         del box.env["CHOSEN"], box.env["OTHER"]
-    box.wait(number, outcome="succeeded")
-    box.wait(everything, outcome="succeeded")
+    for job_id in (number, everything, nothing):
+        box.wait(job_id, outcome="succeeded")
     assert box.log_of(number) == "chosen 1\n"
-    assert box.log_of(everything) == "chosen other 1\n"
+    assert box.log_of(everything) == "chosen other\n", "what is typed replaces the line"
+    assert box.log_of(nothing) == "\n"
+
+
+def test_what_is_typed_replaces_what_a_line_exports_and_leaves_what_traind_lines_set(
+    box: CheckedDaemon, tmp_path: Path
+) -> None:
+    lines = "#TRAIND --env A=mine\n#SBATCH --export=NONE,A=theirs,B=2\n"
+    write(tmp_path, f"#!/bin/bash\n{lines}true\n")
+    words = ("submit", "--parsable", "--begin", FAR, "--env", "C=typed")
+    as_written = submitted(box.cli(*words, "train.sh", cwd=tmp_path))
+    replaced = submitted(box.cli(*words, "--export=NONE", "train.sh", cwd=tmp_path))
+    assert box.job(as_written)["env"] == {"A": "mine", "B": "2", "C": "typed"}
+    assert box.job(replaced)["env"] == {"A": "mine", "C": "typed"}
+
+
+def test_a_script_may_begin_so_and_so_long_from_now(box: CheckedDaemon, tmp_path: Path) -> None:
+    write(tmp_path, "#!/bin/bash\n#SBATCH --begin=now+2days\ntrue\n")
+    before = datetime.now(UTC)
+    for words in (("train.sh",), ("--begin", "now + 2 days", "--", "true")):
+        number = submitted(box.cli("submit", "--parsable", *words, cwd=tmp_path))
+        begin_at = datetime.fromisoformat(box.job(number)["begin_at"])
+        assert before <= begin_at - timedelta(days=2) <= datetime.now(UTC)
 
 
 def test_a_script_may_come_from_standard_input_with_its_arguments(

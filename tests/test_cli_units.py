@@ -154,7 +154,7 @@ def test_an_instant_without_an_offset_is_this_machines_time() -> None:
     given_instant = str(submit_words("--begin", "2030-01-31T18:00", "x").values["begin_at"])
     assert datetime.fromisoformat(given_instant) == datetime(2030, 1, 31, 18).astimezone()
     with pytest.raises(UsageError, match="instant"):
-        submit_words("--begin", "tomorrow", "x")
+        submit_words("--begin", "soon", "x")
 
 
 # Orders

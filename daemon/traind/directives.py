@@ -38,8 +38,11 @@ class Directives:
         self.export = export
 
 
-def read_directives(text: str, *, slurm: bool) -> Directives:
-    """The directives of a script. **Raises** ValueError that names the line."""
+def read_directives(text: str, *, slurm: bool, export: bool = True) -> Directives:
+    """The directives of a script; `export` False: what `#SBATCH --export` sets does not count.
+
+    **Raises** ValueError that names the line.
+    """
     own: dict[str, object] = {}
     request = Request()
     for number, kind, line in _lines(text):
@@ -61,6 +64,8 @@ def read_directives(text: str, *, slurm: bool) -> Directives:
             except ValueError as wrong:
                 raise ValueError(f"line {number}: #{kind} {flag[:80]}: {wrong}") from None
     asked = request.values()
+    if not export:
+        asked.pop("env", None)
     if "gpus" in own:
         asked.pop("gpu_type", None)  # it came with the number of GPUs that is replaced
     return Directives(merged(asked, own), _told(request.ignored()), request.export)

@@ -165,7 +165,8 @@ OPTIONS = (
         ("--begin-at", "--begin"),
         "begin_at",
         Kind.INSTANT,
-        "not before, such as 2030-01-31T18:00 (this machine's time unless it has an offset)",
+        "not before: 2030-01-31T18:00 (this machine's time unless it has an offset), 18:00, "
+        "tomorrow or now+2hours",
     ),
     Option(("--hold", "-H"), "hold", Kind.FLAG, "it waits until it is released"),
     Option(("--grace",), "grace_s", Kind.SPAN, "time between SIGTERM and SIGKILL"),
@@ -240,19 +241,15 @@ def merged(lower: Mapping[str, object], upper: Mapping[str, object]) -> dict[str
 
 
 def parse_instant_option(text: str) -> str:
-    """The RFC 3339 instant a command line means; without an offset, this machine's time.
+    """The RFC 3339 instant a command line means now; without an offset, this machine's time.
 
     Raises ValueError.
     """
-    from datetime import datetime
+    from datetime import UTC, datetime
 
-    try:
-        instant = datetime.fromisoformat(text.strip())
-        return (instant if instant.tzinfo else instant.astimezone()).isoformat()
-    except (ValueError, OverflowError):
-        raise ValueError(
-            f"{text!r} is not an instant, such as '2030-01-31T18:00' or '2030-01-31T18:00:00Z'"
-        ) from None
+    from traind.instants import parse_instant
+
+    return parse_instant(text, datetime.now(UTC)).isoformat()
 
 
 def _whole(text: str) -> int:

@@ -19,7 +19,7 @@ from traind.api.forms import (
     parse_toml,
     read_bytes,
 )
-from traind.api.overrides import override, read_overrides
+from traind.api.overrides import meant_by, override, read_overrides
 from traind.errors import ErrorCode, FieldError, TraindError
 from traind.job import Request
 from traind.jobspec import ERRORS_TOLD, JobSpec, read_spec
@@ -67,7 +67,7 @@ async def read_orders(request: web.Request, context: Context, *, slurm: bool) ->
     if not several and len(body) > ONE_JOB_BYTES:
         raise TraindError(ErrorCode.TOO_LARGE, "a job may take 1 MiB, a list of jobs 16 MiB")
     orders = [override(order, overrides) for order in (_several(raw) if several else [raw])]
-    meant = json.dumps([form, slurm, overrides], sort_keys=True).encode()
+    meant = json.dumps([form, slurm, meant_by(request, overrides)], sort_keys=True).encode()
     return Orders(
         specs=_checked(orders, several, context),
         several=several,

@@ -40,6 +40,15 @@ def read_overrides(request: web.Request) -> dict[str, object]:
     return values
 
 
+def meant_by(request: web.Request, overrides: dict[str, object]) -> dict[str, object]:
+    """The same for the same query whenever it comes: an instant may be so and so long from now."""
+    return overrides | {
+        option.field: text
+        for name, text in request.query.items()
+        if (option := option_of(name)) is not None and option.kind is Kind.INSTANT
+    }
+
+
 def override(order: object, overrides: dict[str, object]) -> object:
     """The order with these fields in place of its own; env and labels are put together."""
     if not isinstance(order, dict) or not overrides:

@@ -98,7 +98,7 @@ def _of_script(text: str, name: str, parsed: Parsed, caller: Caller) -> Order:
     """A script with its arguments; what is typed outweighs its lines."""
     from traind.cli.script import directives_of
 
-    found = directives_of(text, name)
+    found = directives_of(text, name, export=parsed.text("export") is None)
     fields: dict[str, Any] = {"script": text, "script_args": parsed.words[1:]}
     if parsed.words[0] != "-":
         fields["name"] = _name(parsed.words)

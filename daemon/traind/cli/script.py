@@ -56,11 +56,13 @@ def script_text(content: bytes, name: str, way_out: str, *, unix: str) -> str:
     return text
 
 
-def directives_of(text: str, name: str) -> Directives:
-    """What its `#TRAIND` and `#SBATCH` lines ask for. **Raises** UsageError naming the line."""
+def directives_of(text: str, name: str, *, export: bool) -> Directives:
+    """What its `#TRAIND` and `#SBATCH` lines ask for; `export` False: `--export` was typed, which
+    replaces that of the lines. **Raises** UsageError naming the line.
+    """
     from traind.directives import read_directives
 
     try:
-        return read_directives(text, slurm=True)
+        return read_directives(text, slurm=True, export=export)
     except ValueError as wrong:
         raise UsageError(f"{name}, {wrong}") from None
