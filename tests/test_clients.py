@@ -94,26 +94,39 @@ def test_a_body_that_does_not_come_is_refused_in_words(hasty: Daemon) -> None:
             assert answer.startswith(b"HTTP/1.1 400")
 
 
-@pytest.mark.parametrize("query", ["", "?follow=1"])
-def test_a_reader_of_a_log_that_takes_nothing_is_dropped(new_daemon: Daemon, query: str) -> None:
-    new_daemon.config = SHORT + '[api]\nstalled = "300ms"\n'
-    daemon = new_daemon.start()
-    number = daemon.submit("head -c 20000000 /dev/zero")
-    daemon.wait(number, outcome="succeeded")
+def left_unread(daemon: Daemon, path: str, *, times: int = 1) -> bytes:
+    """What comes of answers that nobody takes before the daemon has had enough of that."""
+
+    def dropped() -> int:
+        return daemon.log.read_text().count("a stalled reader is dropped")
+
+    told = dropped()
     with connected(daemon) as connection:
-        connection.sendall(
-            f"GET /v1/jobs/{number}/log{query} HTTP/1.1\r\nHost: traind\r\n\r\n".encode()
-        )
-        eventually(
-            lambda: "a stalled reader is dropped" in daemon.log.read_text(),
-            what="the end of its patience",
-        )
-        assert len(everything(connection)) < 20_000_000
-    daemon.stop()
-    daemon.config = SHORT
-    daemon.start()
-    assert len(daemon.ask("GET", f"/v1/jobs/{number}/log").body) == 20_000_000
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: traind\r\n\r\n".encode() * times)
+        eventually(lambda: dropped() > told, what="the end of its patience")
+        found = everything(connection)
     assert "rror" not in daemon.log.read_text()
+    return found
+
+
+@pytest.mark.parametrize("query", ["", "?follow=1"])
+def test_a_reader_of_a_log_that_takes_nothing_is_dropped(hasty: Daemon, query: str) -> None:
+    number = hasty.submit("head -c 20000000 /dev/zero")
+    hasty.wait(number, outcome="succeeded")
+    assert len(left_unread(hasty, f"/v1/jobs/{number}/log{query}")) < 20_000_000
+    assert hasty.job(number)["outcome"] == "succeeded"
+
+
+def test_a_reader_that_takes_nothing_of_a_long_answer_is_dropped(hasty: Daemon) -> None:
+    script = "#!/bin/sh\n" + "# it is long\n" * 40_000
+    order = {"script": script, "begin_at": FAR}
+    number = hasty.ask("POST", "/v1/jobs", order).json["id"]
+    assert len(left_unread(hasty, f"/v1/jobs/{number}")) < len(script)
+
+
+def test_a_reader_that_takes_nothing_of_many_short_answers_is_dropped(hasty: Daemon) -> None:
+    assert left_unread(hasty, "/healthz", times=5000).count(b"HTTP/1.1 200") < 5000
 
 
 def test_connections_beyond_the_cap_are_told_to_wait(new_daemon: Daemon) -> None:

@@ -11,7 +11,7 @@ from traind.api.context import CONTEXT, HIGHEST_ID, Caller, Context, caller
 from traind.api.doors import json_response
 from traind.api.feed import FEED
 from traind.api.routes import Query, read_query
-from traind.api.streams import STREAMS, send
+from traind.api.streams import STREAMS
 from traind.errors import ErrorCode, FieldError, TraindError
 from traind.hub import Watcher
 from traind.store.events import StoredEvent
@@ -109,7 +109,7 @@ class _Stream:
         self._last = last
 
     async def follow(self, news: Watcher) -> None:
-        """Send what comes until the daemon stops. Raises ConnectionAbortedError."""
+        """Send what comes until the daemon stops. Raises ConnectionResetError."""
         feed, who = self._request.app[FEED], caller(self._request)
         heartbeat_s = self._request.app[CONTEXT].config.api.heartbeat.total_seconds()
         while True:
@@ -130,8 +130,8 @@ class _Stream:
                 await self.send(_STILL_HERE)
 
     async def send(self, text: str) -> None:
-        """Send it. Raises ConnectionAbortedError when the reader takes nothing for too long."""
-        await send(self._request, self._response, text.encode())
+        """Send it. Raises ConnectionResetError when the reader is gone."""
+        await self._response.write(text.encode())
 
 
 def _text_of(events: Iterable[StoredEvent], who: Caller) -> str:

@@ -1,7 +1,10 @@
-"""The doors as sockets: each lets in so many connections at once and tells the others to wait."""
+"""The doors as sockets: each lets in so many connections at once and tells the others to wait, and
+drops who does not take what was sent.
+"""
 
 import asyncio
 import json
+import logging
 import socket
 import struct
 from collections import Counter
@@ -17,19 +20,25 @@ _BACKLOG = 1024
 _AT_A_STRETCH = 32
 """How many of them are let in before the event loop looks at anything else."""
 
+log = logging.getLogger(__name__)
+
 
 class Door:
     """A listening socket in front of the server; `most()` says how many connections it may have,
-    and how many of one account.
+    and how many of one account, `patience_s()` for how long one may take nothing of an answer.
 
     Each door counts its own: strangers on TCP shut nobody out of the Unix socket.
     """
 
     def __init__(
-        self, server: Callable[[], asyncio.Protocol], most: Callable[[], tuple[int, int]]
+        self,
+        server: Callable[[], asyncio.Protocol],
+        most: Callable[[], tuple[int, int]],
+        patience_s: Callable[[], float],
     ) -> None:
         self._server = server
         self._most = most
+        self.patience_s = patience_s
         self._open: Counter[int | None] = Counter()
         self._listening: asyncio.Server | None = None
 
@@ -63,13 +72,18 @@ class Door:
 
 
 class _Guest(asyncio.Protocol):
-    """One connection: everything is passed on to who serves it, and its end is noted."""
+    """One connection: everything is passed on to who serves it, and its end is noted.
+
+    One that takes nothing for too long of what is sent to it, whatever that is, is dropped: nothing
+    else would end it, as a connection is only closed once all was taken.
+    """
 
     def __init__(self, door: Door) -> None:
         self._door = door
         self._host: asyncio.Protocol | None = None
         self._transport: asyncio.Transport | None = None
         self._uid: int | None = None
+        self._look: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Let it in, or turn it away."""
@@ -78,10 +92,12 @@ class _Guest(asyncio.Protocol):
         self._uid = peer_uid(transport)
         self._host = self._door.admit(transport, self._uid)
         if self._host is not None:
+            transport.set_write_buffer_limits(high=0)  # a byte that is not taken counts
             self._host.connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is over."""
+        self._look_no_more()
         if self._host is not None:
             self._door.leave(self._uid)
             self._host.connection_lost(exc)
@@ -99,13 +115,35 @@ class _Guest(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """It does not take what it is sent."""
+        self._look_again()
         if self._host is not None:
             self._host.pause_writing()
 
     def resume_writing(self) -> None:
-        """It takes more again."""
+        """It has taken everything."""
+        self._look_no_more()
         if self._host is not None:
             self._host.resume_writing()
+
+    def _look_again(self) -> None:
+        assert self._transport is not None  # it was made
+        left = self._transport.get_write_buffer_size()
+        loop = asyncio.get_running_loop()
+        self._look = loop.call_later(self._door.patience_s(), self._drop_stalled, left)
+
+    def _look_no_more(self) -> None:
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
+
+    def _drop_stalled(self, before: int) -> None:
+        """Drop it unless it took some of what was left before; what came since waits behind."""
+        assert self._transport is not None
+        if self._transport.get_write_buffer_size() < before:
+            self._look_again()
+            return
+        log.info("a stalled reader is dropped", extra={"uid": self._uid})
+        self._transport.abort()
 
 
 def peer_uid(transport: asyncio.BaseTransport | None) -> int | None:

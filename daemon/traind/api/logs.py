@@ -15,7 +15,7 @@ from pydantic import Field
 from traind.api.context import CONTEXT, Context, caller, own_job, past_attempt
 from traind.api.filewatch import FileWatch
 from traind.api.routes import Query, read_query
-from traind.api.streams import STREAMS, send
+from traind.api.streams import STREAMS
 from traind.errors import ErrorCode, TraindError
 from traind.hub import Watcher
 from traind.job import OWNING, Job, JobState
@@ -103,7 +103,7 @@ async def _send_part(
         response.enable_chunked_encoding()
     await response.prepare(request)
     async for block, _ in _blocks(descriptor, first, last, raw=partial):
-        await send(request, response, block)
+        await response.write(block)
     await response.write_eof()
     return response
 
@@ -232,7 +232,7 @@ async def _stream(
             try:
                 size = os.fstat(descriptor).st_size
                 async for block, behind in _blocks(descriptor, offset, size):
-                    await send(request, response, block)
+                    await response.write(block)
                     offset = behind
             finally:
                 os.close(descriptor)

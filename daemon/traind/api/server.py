@@ -79,7 +79,7 @@ class Server:
 
     async def _listen(self, listener: socket.socket) -> None:
         assert self._runner.server is not None  # it is set up
-        door = Door(self._runner.server, self._most)
+        door = Door(self._runner.server, self._most, self._patience_s)
         self._doors.append(door)
         await door.open(listener)
 
@@ -87,6 +87,10 @@ class Server:
         """The connections of a door; where there are many people, each has a half at most."""
         most = self._context.config.api.connections
         return most, (most + 1) // 2 if self._context.link.others else most
+
+    def _patience_s(self) -> float:
+        """For how long a reader may take nothing."""
+        return self._context.config.api.stalled.total_seconds()
 
     async def _open_tcp(self, address: str) -> None:
         if address == "off":

@@ -1,20 +1,15 @@
-"""Answers without an end: how many there are at once, and what becomes of those nobody reads."""
+"""Answers without an end: how many there are at once."""
 
-import asyncio
-import logging
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from aiohttp import web
 
-from traind.api.context import CONTEXT
 from traind.config import ApiSettings
 from traind.errors import ErrorCode, TraindError
 
 _RETRY_AFTER_S = 5
-
-log = logging.getLogger(__name__)
 
 
 class Streams:
@@ -43,19 +38,3 @@ def _full(sentence: str) -> TraindError:
 
 
 STREAMS = web.AppKey("streams", Streams)
-
-
-async def send(request: web.Request, response: web.StreamResponse, block: bytes) -> None:
-    """Send a part of an answer. A reader that takes nothing of it for too long is dropped.
-
-    Raises ConnectionAbortedError for such a one.
-    """
-    patience_s = request.app[CONTEXT].config.api.stalled.total_seconds()
-    try:
-        async with asyncio.timeout(patience_s):
-            await response.write(block)
-    except TimeoutError:
-        log.info("a stalled reader is dropped", extra={"path": request.path})
-        if request.transport is not None:
-            request.transport.abort()
-        raise ConnectionAbortedError("a stalled reader") from None
