@@ -3,7 +3,7 @@
 import json
 
 from contract import FAR, CheckedDaemon
-from harness import eventually
+from harness import Daemon, eventually
 
 
 def running(box: CheckedDaemon, command: str = "sleep 600") -> int:
@@ -124,3 +124,25 @@ def test_history_lists_finished_jobs_and_is_narrowed(box: CheckedDaemon) -> None
     assert str(waits) in said(box, "ls", "--name", "history", "--me")
     jobs = json.loads(said(box, "history", "--outcome", "succeeded", "--limit", "1", "--json"))
     assert [job["outcome"] for job in jobs["jobs"]] == ["succeeded"]
+
+
+def test_a_list_is_whole_though_the_orders_of_a_page_are_long(box: CheckedDaemon) -> None:
+    script = "#!/bin/sh\n" + "# all of it\n" * 43_000
+    for _ in range(2):
+        defaults = {"script": script, "begin_at": FAR, "name": "bulk"}
+        answer = box.ask("POST", "/v1/jobs", {"defaults": defaults, "jobs": [{}] * 20})
+        assert answer.status == 201, answer.body[:300]
+    page = box.ask("GET", "/v1/jobs?q=bulk&limit=40").json
+    assert len(page["jobs"]) < 40, "the page was cut"
+    whole = box.cli("ls", "--name", "bulk", "--limit", "40")
+    assert (whole.out.count("bulk"), whole.err) == (40, "")
+    part = box.cli("ls", "--name", "bulk", "--limit", "39")
+    assert part.out.count("bulk") == 39
+    assert "these are the newest 39; --limit, at most 1000, shows more" in part.err
+
+
+def test_a_list_of_the_most_that_there_may_be_says_how_to_narrow_it(daemon: Daemon) -> None:
+    for count in (1000, 1):
+        body = {"defaults": {"command": "true", "begin_at": FAR}, "jobs": [{}] * count}
+        assert daemon.ask("POST", "/v1/jobs", body).status == 201
+    assert "--name narrow them down" in daemon.cli("ls").err

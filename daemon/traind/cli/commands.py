@@ -23,7 +23,12 @@ from traind.cli.usage import usage
 from traind.cli.views import gpus_text, in_order, job_text, jobs_text, why_text
 
 ACTIVE = "held,queued,starting,running,stopping"
-_ACTIVE_LIMIT = 1000
+_MOST = 1000
+_USUAL = 50
+"""How many jobs are listed where nobody says how many."""
+
+_RUN = frozenset({"command", "argv", "script", "script_args", "env"})
+"""What may be long of a job, and stands in no list."""
 
 
 def list_jobs(parsed: Parsed, client: Client) -> int:
@@ -31,7 +36,7 @@ def list_jobs(parsed: Parsed, client: Client) -> int:
     active = not parsed.flag("all") and parsed.text("state") is None
     query: dict[str, str | int] = {}
     if active:
-        query = {"state": ACTIVE, "limit": _ACTIVE_LIMIT}
+        query = {"state": ACTIVE, "limit": _MOST}
     elif parsed.text("state"):
         query["state"] = str(parsed.text("state"))
     none = "no active jobs; `traind ls -a` shows finished ones" if active else "no such jobs"
@@ -61,11 +66,10 @@ def _print_list(
     query |= {name: value for name, value in narrowed.items() if value is not None}
     if parsed.number("limit") is not None:
         query["limit"] = parsed.number("limit") or 0
-    reply = client.call("GET", "/v1/jobs", query=query)
     if parsed.flag("json"):
-        print_json(reply)
+        print_json(client.call("GET", "/v1/jobs", query=query))
         return 0
-    jobs = reply.data["jobs"]
+    jobs, more = _newest(client, query)
     if not jobs:
         complain(none)
         return 0
@@ -78,9 +82,32 @@ def _print_list(
             colour=wants_colour(sys.stdout),
         )
     )
-    if reply.data.get("next"):
-        complain(f"these are the newest {len(jobs)}; --limit, at most 1000, shows more")
+    if more and len(jobs) < _MOST:
+        complain(f"these are the newest {len(jobs)}; --limit, at most {_MOST}, shows more")
+    elif more:
+        complain(f"these are the newest {len(jobs)}; --user, --label and --name narrow them down")
     return 0
+
+
+def _newest(client: Client, query: Mapping[str, str | int]) -> tuple[list[dict[str, Any]], bool]:
+    """(as many jobs as are wanted, without what they run; whether there are more). The API ends a
+    page early where orders are long, and does not know of a full one whether it is the last.
+    """
+    wanted, place = int(query.get("limit", _USUAL)), dict(query)
+    jobs: list[dict[str, Any]] = []
+    while True:
+        full = bool(jobs) and len(jobs) >= wanted
+        limit = 1 if full else wanted - len(jobs)
+        page = client.call("GET", "/v1/jobs", query=place | {"limit": limit})
+        if full:
+            return jobs, bool(page.data["jobs"])
+        jobs += [
+            {name: value for name, value in job.items() if name not in _RUN}
+            for job in page.data["jobs"]
+        ]
+        if not page.data.get("next"):
+            return jobs, False
+        place["cursor"] = page.data["next"]
 
 
 def show(parsed: Parsed, client: Client) -> int:
