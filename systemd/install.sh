@@ -105,6 +105,7 @@ put_files() {
     for unit in $units; do put "systemd/$unit" "$PREFIX/lib/systemd/system/$unit"; done
     put systemd/traind.sysusers.conf "$PREFIX/lib/sysusers.d/traind.conf"
     put systemd/traind.tmpfiles.conf "$PREFIX/lib/tmpfiles.d/traind.conf"
+    put systemd/traind.logind.conf "$PREFIX/lib/systemd/logind.conf.d/traind.conf"
     install -d "$DESTDIR$PREFIX/bin"
     ln -sf "$home/bin/traind" "$DESTDIR$PREFIX/bin/traind"
     put_words "$1" "$PREFIX/share"
@@ -159,6 +160,9 @@ make_directories() {
     install -d -m 711 "$state/runs"
 }
 
+# A restart would be felt by whoever sits at a screen.
+reload_logind() { systemctl --quiet kill --signal=HUP systemd-logind.service 2>/dev/null || :; }
+
 start() {
     if has systemctl; then systemctl --quiet enable traind-launcher.socket traind.service; fi
     if ! systemd_runs; then
@@ -166,6 +170,7 @@ start() {
         return
     fi
     systemctl daemon-reload
+    reload_logind
     systemctl start traind-launcher.socket
     systemctl try-restart traind-launcher.service
     systemctl restart traind.service ||
@@ -248,11 +253,12 @@ uninstall() {
     fi
     for unit in $units; do rm -f "$DESTDIR$PREFIX/lib/systemd/system/$unit"; done
     rm -f "$DESTDIR$PREFIX/bin/traind" "$DESTDIR$PREFIX/lib/sysusers.d/traind.conf" \
-        "$DESTDIR$PREFIX/lib/tmpfiles.d/traind.conf"
+        "$DESTDIR$PREFIX/lib/tmpfiles.d/traind.conf" \
+        "$DESTDIR$PREFIX/lib/systemd/logind.conf.d/traind.conf"
     remove_words "$DESTDIR$PREFIX/share"
     if [ -z "$DESTDIR" ] && [ -e "$options" ]; then unfence; fi
     rm -rf "$DESTDIR$home" "$DESTDIR$home.new"
-    if systemd_runs; then systemctl daemon-reload; fi
+    if systemd_runs; then systemctl daemon-reload && reload_logind; fi
     if [ -z "${PURGE:-}" ]; then
         say "removed $home; jobs that run go on. Kept: $state, $(dirname "$settings"), the account" \
             "traind (PURGE=1 removes them)"

@@ -29,12 +29,12 @@ def test_doctor_finds_the_installed_service_in_order_and_names_logind(machine: M
     for check in ("daemon", "launcher", "gpus", "state", "open files"):
         assert checked(machine, check)[0] == "ok", checked(machine, check)
     assert "traind-jobs.scope" in checked(machine, "cgroups")[1]
+    assert checked(machine, "logind")[0] == "ok"
+    machine.run("mkdir", "/etc/systemd/logind.conf.d")
+    remove = "printf '[Login]\\nRemoveIPC=yes\\n' > /etc/systemd/logind.conf.d/zz.conf"
+    machine.run("sh", "-c", remove)
     level, said = checked(machine, "logind")
     assert (level, "RemoveIPC=no" in said) == ("note", True)
-    machine.run("mkdir", "/etc/systemd/logind.conf.d")
-    keep = "printf '[Login]\\nRemoveIPC=no\\n' > /etc/systemd/logind.conf.d/traind.conf"
-    machine.run("sh", "-c", keep)
-    assert checked(machine, "logind")[0] == "ok"
     machine.run("chmod", "o+w", "/etc/traind/config.toml")
     assert "chmod go-w /etc/traind/config.toml" in checked(machine, "state")[1]
 

@@ -198,7 +198,8 @@ def test_a_daemon_that_was_taken_over_cannot_make_a_job_of_anybody_but_a_person(
         "job_env": {},
         "leftover_grace_s": 1,
         "fenced": True,
-        "limits": {"memory_mib": None, "cpus": None, "all_memory_mib": 1024},
+        "launch_deadline_s": 60,
+        "limits": {"own": {}, "together": {}},
     }
     order = {"op": "start", "spec": spec}
     (told,) = spoken(new_shared.launcher_socket, new_shared.people.daemon, [order])

@@ -156,6 +156,8 @@ class JobSettings(Section):
     cancel_grace: Span = timedelta(seconds=30)
     checkpoint_lead: Span = timedelta(seconds=120)
     leftover_grace: Span = timedelta(seconds=5)
+    launch_deadline: Annotated[Span, Field(gt=timedelta(0))] = timedelta(seconds=60)
+    max_threads: Annotated[int, Field(ge=1)] = 32768
     first_port: Annotated[int, Field(ge=1024, le=65535)] = 29600
     last_port: Annotated[int, Field(ge=1024, le=65535)] = 29999
     log_head: SizeMib = 16

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from traind.config import Config, JobSettings
+from traind.dispatcher.limits import limits_of
 from traind.gpu import GpuSnapshot
 from traind.job import Attempt, Job, StopReason
 from traind.lifecycle import stop_order
@@ -96,12 +97,13 @@ def launch_order(
 ) -> dict[str, Any]:
     """What the launcher is told of the attempt."""
     job, settings = running.job, config.jobs
+    threads = max(1, (os.cpu_count() or 1) // max(1, box_gpus))
     environment = job_environment(
         job,
         now=now,
         port=running.port,
         socket=socket,
-        threads=max(1, (os.cpu_count() or 1) // max(1, box_gpus)),
+        threads=threads,
         time_limit=running.time_limit(settings.max_time_limit),
         cpus=cpus_of(job, snapshot),
         box_env=settings.env,
@@ -123,11 +125,8 @@ def launch_order(
         "job_env": job.spec.env,
         "leftover_grace_s": settings.leftover_grace.total_seconds(),
         "fenced": config.gpus.fence == "group" and bool(job.leases),
-        "limits": {
-            "memory_mib": job.spec.memory_mib,
-            "cpus": job.spec.cpus,
-            "all_memory_mib": host.memory_mib,
-        },
+        "launch_deadline_s": settings.launch_deadline.total_seconds(),
+        "limits": limits_of(job.spec, settings, host, gpu_cores=threads),
     }
 
 

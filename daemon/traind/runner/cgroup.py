@@ -4,9 +4,11 @@ import contextlib
 import ctypes
 import os
 import signal
+from collections.abc import Mapping
 
 _SCOPE = "traind.slice/traind-jobs.scope"
 _CLONE3, _CLONE_INTO_CGROUP = 435, 0x2_0000_0000
+_LIMITS = {"cpu.max", "cpu.weight", "memory.max", "memory.oom.group", "pids.max"}
 
 
 def home(name: str) -> str | None:
@@ -49,21 +51,21 @@ def _hand_on(parent: str, base: str, *, emptied: bool) -> None:
         with contextlib.suppress(OSError), open(f"{parent}/cgroup.procs") as file:
             for pid in file.read().split():
                 os.makedirs(f"{parent}/keeper", exist_ok=True)
-                _write(f"{parent}/keeper/cgroup.procs", pid)
+                write(f"{parent}/keeper/cgroup.procs", pid)
     for folder in (parent, base):
         for controller in ("cpu", "memory", "pids"):
-            _write(f"{folder}/cgroup.subtree_control", f"+{controller}")
+            write(f"{folder}/cgroup.subtree_control", f"+{controller}")
 
 
-def limit(path: str, *, memory_mib: int | None, cpus: int | None, all_memory_mib: int) -> None:
+def limit(path: str, own: Mapping[str, object], together: Mapping[str, object]) -> None:
     """Bound what an attempt takes, and all of them together, where there are controllers."""
-    _write(f"{os.path.dirname(path)}/memory.max", all_memory_mib << 20)
-    _write(f"{path}/memory.max", "max" if memory_mib is None else memory_mib << 20)
-    _write(f"{path}/memory.oom.group", 1)
-    _write(f"{path}/cpu.max", "max" if cpus is None else f"{cpus * 100_000} 100000")
+    for folder, limits in ((os.path.dirname(path), together), (path, own)):
+        for name in _LIMITS & limits.keys():
+            write(f"{folder}/{name}", limits[name])
 
 
-def _write(path: str, value: object) -> None:
+def write(path: str, value: object) -> None:
+    """Tell the kernel, where it takes it."""
     with contextlib.suppress(OSError), open(path, "w") as file:
         file.write(str(value))
 
@@ -92,10 +94,15 @@ def fork_into(path: str) -> int:
     return pid
 
 
+def fork_aside(base: str | None) -> int:
+    """Fork a child that stands beside the jobs, where no order to the launcher's unit finds it."""
+    keeper = f"{os.path.dirname(base)}/keeper" if base else ""
+    return fork_into(keeper) if os.path.isdir(keeper) else os.fork()
+
+
 def kill(path: str) -> None:
     """SIGKILL to everything in the cgroup, forks in flight included; Linux 5.14 and later."""
-    with contextlib.suppress(OSError), open(f"{path}/cgroup.kill", "w") as file:
-        file.write("1")
+    write(f"{path}/cgroup.kill", 1)
 
 
 def remove(path: str) -> int:

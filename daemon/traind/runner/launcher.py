@@ -96,9 +96,8 @@ class Launcher:
             self._hang_up()
         while b"\n" in self.unread and self.daemon is not None:
             line, _, self.unread = self.unread.partition(b"\n")
-            answer = json.dumps(self._answer(line)).encode()
             with contextlib.suppress(OSError):
-                self.daemon.sendall(answer + b"\n")
+                self.daemon.sendall(json.dumps(self._answer(line)).encode() + b"\n")
             if select.select([self.listener], [], [], 0)[0]:
                 self._accept()
 
@@ -134,7 +133,7 @@ class Launcher:
             return {"answer": "exists"}
         self.box.pause("launcher.laid_out", label)
         try:
-            pid = os.fork()
+            pid = cgroup.fork_aside(self.box.cgroups)
             if pid == 0:
                 try:
                     shim.run(spec, self.box, *laid_out)

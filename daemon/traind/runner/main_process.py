@@ -4,6 +4,7 @@ Standard library only: it is forked from a process that is root.
 """
 
 import errno
+import functools
 import json
 import os
 import signal
@@ -40,9 +41,30 @@ def refuse(errors: int, error: Exception) -> NoReturn:
             step, detail = "identity", f"it cannot run as its submitter: {error}"
     number = cause.errno or 0 if cause is not None else 0
     code = None if step not in ("exec", "python_env") else 127 if number in _NOT_FOUND else 126
-    record = {"step": step, "errno": number, "detail": detail, "exit_code": code}
-    os.write(errors, json.dumps(record).encode())
+    _report(errors, step=step, errno=number, detail=detail, exit_code=code)
     os._exit(1)
+
+
+def must_pass(spec: Spec, errors: int, step: str, what: str) -> None:
+    """Have the process ended where the next step hangs, and leave word for that case.
+
+    SIGALRM, as nothing catches it yet, also ends who waits for a disk that never answers.
+    """
+    deadline_s = spec["launch_deadline_s"]
+    detail = f"{what} did not answer within {deadline_s:g} s"
+    _report(errors, step=step, errno=errno.ETIMEDOUT, detail=detail, exit_code=None, hung=True)
+    signal.setitimer(signal.ITIMER_REAL, deadline_s)
+
+
+def _past_all(errors: int) -> None:
+    """Take the last word back."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    os.write(errors, b"null\n")
+
+
+def _report(errors: int, **record: object) -> None:
+    """Tell the shim, to whom the last line counts."""
+    os.write(errors, json.dumps(record).encode() + b"\n")
 
 
 class Ends(NamedTuple):
@@ -63,9 +85,14 @@ def run(spec: Spec, path: str, person: Person, ends: Ends, *, new: bool) -> NoRe
         os.umask(0o022)
         if new:
             login.settle_in(person)
+        pass_by = functools.partial(must_pass, spec, ends.errors)
+        pass_by("python_env", f"the Python environment {spec['python_env']!r}")
         env = _environment(spec, path, person)
-        _make_checkpoint_dir(env["TRAIND_CHECKPOINT_DIR"], asked=spec["checkpoint_dir"])
-        _enter(spec["workdir"] or person.home)
+        folder, workdir = env["TRAIND_CHECKPOINT_DIR"], spec["workdir"] or person.home
+        pass_by("checkpoint_dir", f"the checkpoint directory {folder!r}")
+        _make_checkpoint_dir(folder, asked=spec["checkpoint_dir"])
+        pass_by("workdir", f"the working directory {workdir!r}")
+        _enter(workdir)
         env["PWD"] = os.getcwd()
         file = f"{path}/work/script"
         if spec["script"] is not None:
@@ -73,9 +100,12 @@ def run(spec: Spec, path: str, person: Person, ends: Ends, *, new: bool) -> NoRe
             given = env.get("PYTHONPATH")
             env["PYTHONPATH"] = f"{env['PWD']}:{given}" if given else env["PWD"]
         argv = _argv(spec, file)
+        pass_by("exec", f"the program {argv[0][:200]!r}")
+        program = _program(argv[0], env["PATH"])
+        _past_all(ends.errors)
         os.dup2(ends.log, 1)
         if os.read(ends.barrier, 1) == b"g":
-            _exec(argv, env)
+            _exec(program, argv, env)
     except LaunchError as failed:
         refuse(ends.errors, failed)
     os._exit(1)
@@ -147,24 +177,24 @@ def _argv(spec: Spec, script: str) -> list[str]:
     return [shell, "-c", spec["command"]]
 
 
-def _exec(argv: list[str], env: Mapping[str, str]) -> NoReturn:
+def _exec(program: str, argv: list[str], env: Mapping[str, str]) -> NoReturn:
     """Become the command. Raises LaunchError."""
-    name = argv[0]
     try:
-        os.execve(_program(name, env["PATH"]), argv, env)
+        os.execve(program, argv, env)
     except OSError as error:
-        detail = f"{name[:200]!r} could not be started: {error.strerror}"
-        if error.errno == errno.ENOENT and "/" not in name:
-            detail = f"the program {name[:200]!r} was not found in PATH"
+        detail = f"{argv[0][:200]!r} could not be started: {error.strerror}"
         raise LaunchError("exec", error, detail) from None
 
 
 def _program(name: str, path: str) -> str:
-    """The file to exec: as the shell would look it up. Raises OSError."""
+    """The file to exec: as the shell would look it up. Raises LaunchError."""
     if "/" in name:
+        os.access(name, os.X_OK)  # whether it may is for the exec to say; its disk answers now
         return name
     found = [f"{folder or '.'}/{name}" for folder in path.split(":")]
     found = [file for file in found if os.path.isfile(file)]
     if not found:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+        missing = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+        detail = f"the program {name[:200]!r} was not found in PATH"
+        raise LaunchError("exec", missing, detail)
     return next((file for file in found if os.access(file, os.X_OK)), found[0])

@@ -36,6 +36,8 @@ def exit_of(record: dict[str, Any]) -> Exit:
     """What `exit.json` says."""
     failed = record["launch_error"]
     error, code = None, os.waitstatus_to_exitcode(record["status"])
+    if failed is not None and failed.get("hung") and code != -signal.SIGALRM:
+        failed = None  # it did not hang: somebody ended it on its way to the command
     if failed is not None:
         error = LaunchError(step=failed["step"], errno=failed["errno"], detail=failed["detail"])
     exited: int | None = code if code >= 0 else None

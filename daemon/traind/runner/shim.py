@@ -73,7 +73,7 @@ def run(spec: main_process.Spec, box: Box, lock: int, log: int) -> NoReturn:
     while pid != main:
         pid, status, usage = os.wait4(-1, 0)
     pause("shim.ended", label)
-    ending = {"status": status, "launch_error": json.loads(failed or "null")}
+    ending = {"status": status, "launch_error": json.loads((failed or b"null").splitlines()[-1])}
     ending |= {"ended_at": time.time(), "peak_memory_kib": usage.ru_maxrss}
     _end_left_overs(spec, group)
     ending["run_s"] = time.clock_gettime(time.CLOCK_BOOTTIME) - began
@@ -113,23 +113,18 @@ def _settle_in(title: str, lock: int, log: int) -> None:
     prctl(SUBREAPER, 1)
     if os.getuid() == 0:
         prctl(_DUMPABLE, 0)
-    _protect_from_oom(-999)
-
-
-def _protect_from_oom(score: int) -> None:
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-        file.write(str(score))
+    cgroup.write("/proc/self/oom_score_adj", -999)
 
 
 def _be_the_job(spec: main_process.Spec, path: str, box: Box, ends: main_process.Ends) -> NoReturn:
     """Drop to the job's person, then go on as its main process; why not goes to the shim."""
     try:
-        _protect_from_oom(0)
+        cgroup.write("/proc/self/oom_score_adj", 0)
         os.setsid()
+        main_process.must_pass(spec, ends.errors, "identity", "the name service")
         group = box.gpu_group if spec["fenced"] else None
         person = identity.look_up(spec["uid"], others=box.others, group=group)
-        new = identity.become(person)
-        main_process.run(spec, path, person, ends, new=new)
+        main_process.run(spec, path, person, ends, new=identity.become(person))
     except (identity.IdentityError, KeyError, OSError) as error:
         main_process.refuse(ends.errors, error)
 
