@@ -45,6 +45,21 @@ def test_a_daemon_with_a_wrong_config_exits_78_and_says_why(new_daemon: Daemon) 
     assert "gpus.foo" in done.stderr
 
 
+@pytest.mark.parametrize(("mode", "accepted"), [(0o646, False), (0o666, False), (0o664, True)])
+def test_a_file_that_everybody_may_write_is_not_believed(
+    new_daemon: Daemon, mode: int, accepted: bool
+) -> None:
+    file = new_daemon.home / "config.toml"
+    file.touch()
+    file.chmod(mode)
+    if accepted:
+        new_daemon.start()  # a group of one's own is what many systems give people
+        return
+    done = new_daemon.refused()
+    assert done.returncode == 78
+    assert f"chmod go-w {file}" in done.stderr
+
+
 def test_a_file_that_is_no_toml_exits_78(new_daemon: Daemon) -> None:
     new_daemon.config = "this is = not toml ="
     assert new_daemon.refused().returncode == 78

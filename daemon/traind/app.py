@@ -20,7 +20,7 @@ from traind.config import EXIT_CONFIG, Config, Reload, load, reloaded
 from traind.dispatcher import Diagnosis, Dispatcher, Leaseholders, Sampler, Strangers, XidLog
 from traind.errors import ErrorCode, StartupError, TraindError
 from traind.eventloop import MeteredLoop
-from traind.flags import name_state_dir, with_flags
+from traind.flags import name_state_dir, settings
 from traind.gpus.monitor import GpuMonitor
 from traind.hub import Hub
 from traind.retention import Retention
@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 def serve(args: argparse.Namespace) -> int:
     """Run the daemon until it is told to stop; gives its exit code."""
     try:
-        config = with_flags(load(Path(args.config) if args.config else None), args)
+        config = settings(args)
         state_dir = state_dir_of(config, args.launcher)
         if args.state_dir is None:
             name_state_dir(state_dir)
@@ -157,9 +157,8 @@ class App:
 
     def _reload(self) -> None:
         """Read the configuration again; a wrong one changes nothing."""
-        path = self._args.config
         try:
-            new = with_flags(load(Path(path) if path else None), self._args)
+            new = settings(self._args)
         except StartupError as refused:
             why = refused.sentence
             log.error("reload refused, the old settings stay", extra={"why": why})

@@ -1,15 +1,45 @@
-"""The command line of the daemon: what it overrides, and that it names the state directory."""
+"""The command line of the daemon: which settings it overrides, and that it names the state
+directory; and whose settings are trusted.
+"""
 
 import argparse
 import os
+import stat
 import sys
 from pathlib import Path
 
-from traind.config import EXIT_CONFIG, Config
+from traind.config import EXIT_CONFIG, Config, load
 from traind.errors import StartupError
 
 
-def with_flags(config: Config, args: argparse.Namespace) -> Config:
+def settings(args: argparse.Namespace) -> Config:
+    """The settings of the file and the command line. Raises StartupError for wrong ones, and for a
+    file that others could have written: it says what every job finds in its environment.
+    """
+    path = Path(args.config) if args.config else None
+    if path is not None:
+        _check_writers(path, shared=args.launcher is not None)
+    return _with_flags(load(path), args)
+
+
+def _check_writers(path: Path, *, shared: bool) -> None:
+    """Whoever writes the file can have anything done as those whom the daemon serves; a group of
+    one's own is usual where these are oneself.
+    """
+    try:
+        found = path.stat()
+    except OSError:
+        return  # whoever reads it says why not
+    forbidden = stat.S_IWOTH | (stat.S_IWGRP if shared and found.st_gid != 0 else 0)
+    if found.st_uid not in (0, os.getuid()):
+        sentence = f"{path} is neither root's nor the daemon's own: chown root {path}"
+        raise StartupError(EXIT_CONFIG, sentence)
+    if found.st_mode & forbidden:
+        sentence = f"others than its owner may write {path}: chmod go-w {path}"
+        raise StartupError(EXIT_CONFIG, sentence)
+
+
+def _with_flags(config: Config, args: argparse.Namespace) -> Config:
     """The settings with what the command line overrides. Raises StartupError where they and the
     command line do not go together.
     """
