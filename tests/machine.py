@@ -24,7 +24,7 @@ PYTHON = "/usr/bin/python3"
 SOURCE = "/src"
 """Where the machine has traind's source."""
 
-_SHIPPED = ("daemon", "systemd", "Makefile", "pyproject.toml", "README.md", "config.toml")
+SHIPPED = ("daemon", "systemd", "Makefile", "pyproject.toml", "README.md", "config.toml")
 _SYSTEMD = "/lib/systemd/systemd"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _MAKE = r"""
@@ -58,6 +58,8 @@ exec "$@"
 class Machine:
     """One machine, which may be started several times; what it wrote to its disk stays for that."""
 
+    patience_s = DEADLINE_S
+
     def __init__(self, folder: Path, *, like: "Machine | None" = None) -> None:
         """`like` is one that does not run, whose disk it gets a copy of."""
         self.folder = folder
@@ -89,7 +91,7 @@ class Machine:
 
     def place_source(self) -> None:
         """Put traind's source where `SOURCE` says."""
-        for name in _SHIPPED:
+        for name in SHIPPED:
             self.place(ROOT / name, f"{SOURCE}/{name}")
 
     def start(self, *command: str) -> "Machine":
@@ -222,13 +224,15 @@ def why_not() -> str:
     return tried.stderr.strip()
 
 
-def wheels_in(folder: Path) -> Path:
-    """Everything that pip wants for an installation, for machines without a network."""
+def wheels_in(folder: Path, *, python: str | None = None) -> Path:
+    """Everything that pip wants for an installation, for machines without a network.
+
+    `python` is the version they have, such as 3.11; None stands for that of this machine.
+    """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     wanted = [*project["build-system"]["requires"], *project["project"]["dependencies"]]
-    version = subprocess.check_output(
-        [PYTHON, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"], text=True
-    )
+    own = [PYTHON, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
+    version = python or subprocess.check_output(own, text=True)
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary=:all:"]
     pip += ["--python-version", version.strip(), "--dest", str(folder)]
     subprocess.run([*pip, *wanted], check=True, timeout=300, capture_output=True)

@@ -16,11 +16,15 @@ from booted import (
     SETTINGS,
     active,
     booted,
+    comes_back,
     job,
     let_go,
+    start_again_beside_a_job,
+    stop_all_beside_a_job,
     submit,
     told,
     wait,
+    wait_until_active,
     waiting_job,
 )
 from harness import eventually
@@ -59,29 +63,11 @@ def test_jobs_live_in_a_scope_that_no_unit_of_traind_can_end(machine: Machine) -
 def test_a_unit_that_is_started_again_leaves_jobs_alone(
     machine: Machine, unit: str, how: str
 ) -> None:
-    number, pid = waiting_job(machine)
-    before = told(machine, unit, "MainPID")
-    machine.run(*how.format(unit=unit, pid=before).split())
-    eventually(lambda: told(machine, unit, "MainPID") not in ("0", before), what="a new process")
-    eventually(lambda: active(machine, unit) and active(machine), what="the units")
-    machine.run("systemctl", "daemon-reload")
-    assert machine.run("test", "-d", f"/proc/{pid}", check=False).returncode == 0
-    let_go(machine, number)
-    after = job(machine, number)
-    assert (after["attempt"], after["exit_code"]) == (1, 3)
-    again = submit(machine, "exit 4")
-    assert wait(machine, again) == 4
+    start_again_beside_a_job(machine, unit, how)
 
 
 def test_everything_stopped_and_started_finds_its_job_again(machine: Machine) -> None:
-    number, _ = waiting_job(machine)
-    machine.run("systemctl", "stop", DAEMON, LAUNCHER, "traind-launcher.socket")
-    machine.run("touch", "/tmp/go")
-    shims = ("pgrep", "-f", "^traind-shim")
-    eventually(lambda: not machine.run(*shims, check=False).stdout, what="the end of the shim")
-    machine.run("systemctl", "start", DAEMON)
-    assert wait(machine, number) == 3
-    assert job(machine, number)["attempt"] == 1
+    stop_all_beside_a_job(machine)
 
 
 def test_a_daemon_that_hangs_is_started_again_and_jobs_go_on(machine: Machine) -> None:
@@ -94,7 +80,7 @@ def test_a_daemon_that_hangs_is_started_again_and_jobs_go_on(machine: Machine) -
     pid = told(machine, DAEMON, "MainPID")
     machine.run("kill", "-STOP", pid)
     eventually(lambda: told(machine, DAEMON, "MainPID") not in ("0", pid), what="a new daemon")
-    eventually(lambda: active(machine), what="the service")
+    wait_until_active(machine)
     assert int(told(machine, DAEMON, "NRestarts")) >= 1
     let_go(machine, number)
 
@@ -108,25 +94,17 @@ def test_a_reload_is_taken_and_a_wrong_file_changes_nothing(machine: Machine) ->
     assert told(machine, DAEMON, "MainPID") == pid
 
 
-def comes_back(machine: Machine, number: int) -> None:
-    machine.boot()
-    eventually(lambda: active(machine), what="the service")
-    again = eventually(lambda: (now := job(machine, number))["attempt"] == 2 and now)
-    assert again["cause"]["code"] == "reboot"
-    eventually(lambda: machine.run("test", "-s", "/tmp/pid", check=False).returncode == 0)
-    let_go(machine, number)
-    assert job(machine, number)["exit_code"] == 3
-
-
 def test_a_running_job_comes_back_after_a_reboot(machine: Machine) -> None:
     number, _ = waiting_job(machine)
     machine.shut_down()
+    machine.boot()
     comes_back(machine, number)
 
 
 def test_a_running_job_comes_back_after_the_power_failed(machine: Machine) -> None:
     number, _ = waiting_job(machine)
     machine.cut()
+    machine.boot()
     comes_back(machine, number)
 
 

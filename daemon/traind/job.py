@@ -126,7 +126,8 @@ class Exit:
 
     Exactly one of `exit_code`, `signal` (a name without SIG) and `launch_error` is not None.
     `run_s` is the time from exec to the end of everything, in seconds of CLOCK_BOOTTIME.
-    `peak_memory_mib` is None where nothing measured it.
+    `peak_memory_mib` is None where nothing measured it. `oom_kills` are processes that the kernel
+    ended for host memory, `oom_at_limit` says that it was at the job's own limit.
     """
 
     exit_code: int | None = None
@@ -136,6 +137,7 @@ class Exit:
     run_s: float
     peak_memory_mib: int | None = None
     oom_kills: int = 0
+    oom_at_limit: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -141,7 +141,7 @@ def _judge_exit(job: Job, ending: Exit) -> Verdict:
         return Verdict(outcome=Outcome.LAUNCH_FAILED, cause=cause, exit_code=ending.exit_code)
     if ending.signal is not None:
         if ending.oom_kills and ending.signal == "KILL":
-            return _out_of_host_memory(ending, "it was killed because its host memory ran out")
+            return _out_of_host_memory(ending, f"it was killed because {_whose_limit(job, ending)}")
         cause = Cause(code=CauseCode.SIGNAL, detail=_signal_sentence(ending.signal))
         return Verdict(outcome=Outcome.FAILED, cause=cause, signal=ending.signal)
     code = ending.exit_code or 0
@@ -149,7 +149,7 @@ def _judge_exit(job: Job, ending: Exit) -> Verdict:
         killed = "process of it was" if ending.oom_kills == 1 else "processes of it were"
         return _out_of_host_memory(
             ending,
-            f"{ending.oom_kills} {killed} killed because its host memory ran out; "
+            f"{ending.oom_kills} {killed} killed because {_whose_limit(job, ending)}; "
             f"it exited with code {code}",
         )
     if code == 0:
@@ -171,6 +171,12 @@ def _judge_exit(job: Job, ending: Exit) -> Verdict:
     else:
         cause = Cause(code=CauseCode.EXIT_CODE, detail=f"it exited with code {code}")
     return Verdict(outcome=Outcome.FAILED, cause=cause, exit_code=code)
+
+
+def _whose_limit(job: Job, ending: Exit) -> str:
+    if ending.oom_at_limit:
+        return f"it had used up the {job.spec.memory_mib} MiB of host memory that it asked for"
+    return "all jobs together, or the machine, ran out of host memory"
 
 
 def _out_of_host_memory(ending: Exit, detail: str) -> Verdict:

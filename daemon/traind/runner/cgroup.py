@@ -105,11 +105,11 @@ def kill(path: str) -> None:
     write(f"{path}/cgroup.kill", 1)
 
 
-def remove(path: str) -> int:
-    """Remove the cgroup, unless it is not empty yet; how many of it the kernel ended for memory."""
-    kills = 0
+def remove(path: str) -> tuple[int, int]:
+    """Remove the cgroup once it is empty: kills of it for memory, how often by its own limit."""
+    events: dict[str, str] = {}
     with contextlib.suppress(OSError), open(f"{path}/memory.events") as file:
-        kills = int(dict(line.split() for line in file).get("oom_kill", 0))
+        events = dict(line.split() for line in file)
     with contextlib.suppress(OSError):
         os.rmdir(path)
-    return kills
+    return int(events.get("oom_kill", 0)), int(events.get("oom", 0))

@@ -49,6 +49,7 @@ def exit_of(record: dict[str, Any]) -> Exit:
         run_s=record["run_s"],
         peak_memory_mib=record["peak_memory_kib"] // 1024,
         oom_kills=record["oom_kills"],
+        oom_at_limit=record["oom_at_limit"] > 0,
     )
 
 

@@ -77,7 +77,7 @@ def run(spec: main_process.Spec, box: Box, lock: int, log: int) -> NoReturn:
     ending |= {"ended_at": time.time(), "peak_memory_kib": usage.ru_maxrss}
     _end_left_overs(spec, group)
     ending["run_s"] = time.clock_gettime(time.CLOCK_BOOTTIME) - began
-    ending["oom_kills"] = cgroup.remove(group) if group else 0
+    ending["oom_kills"], ending["oom_at_limit"] = cgroup.remove(group) if group else (0, 0)
     if status and os.path.exists(f"{box.state_dir}/runs/going-down"):
         os._exit(0)  # it ended with the machine: without a record it comes back with it
     rundir.write_record(path, "exit.json", ending)
