@@ -17,9 +17,7 @@ from traind.scheduler import Holding, Host, SharingPolicy, World, plan
 
 NOW = datetime(2030, 1, 31, 12, tzinfo=UTC)
 CARD = 24564
-POLICY = SharingPolicy(
-    safety_mib=512, safety_pct=2.0, max_jobs=4, ramp_s=60.0, foreign_memory_mib=700
-)
+POLICY = SharingPolicy(safety_mib=512, safety_pct=2.0, max_jobs=4, ramp_s=60.0)
 Near = Mapping[tuple[int, int], int]
 """How near two GPUs are, by their indices."""
 
