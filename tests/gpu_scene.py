@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +106,19 @@ def settle_now(daemon: Daemon, **settings: str) -> None:
     settle(daemon, **settings)
     (daemon.home / "config.toml").write_text(daemon.config)
     os.kill(daemon.pid, signal.SIGHUP)
+
+
+def read_anew(daemon: Daemon) -> None:
+    """Wait for a reading that was asked for after this."""
+
+    def read_at() -> Any:
+        return daemon.ask("GET", "/v1/gpus").json["read_at"]
+
+    for _ in range(2):
+        before = read_at()
+        eventually(partial(lambda known: read_at() != known, before), what="a new reading")
+
+
+def using(pid: int, memory_mib: int, *others: dict[str, Any], **facts: Any) -> dict[str, Any]:
+    """A GPU on which the process uses so much."""
+    return {"processes": [{"pid": pid, "memory_mib": memory_mib}, *others], **facts}

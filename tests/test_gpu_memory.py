@@ -1,11 +1,23 @@
 """The memory of a GPU as jobs really use it: what is kept for each, and what of it comes back."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gpu_scene import codes, health, reason, running, scene, settle
+from gpu_scene import (
+    CARD,
+    codes,
+    describe,
+    health,
+    read_anew,
+    reason,
+    running,
+    scene,
+    settle,
+    using,
+)
 from harness import Daemon, eventually
 from traind.gpu import Ailment, Gpu, GpuProcess, GpuReading
 from traind.gpus.remains import Remains, remains, stranded
@@ -28,18 +40,6 @@ def uses(daemon: Daemon, number: int, memory_mib: int) -> None:
     eventually(seen, what=f"{memory_mib} MiB of job {number}")
 
 
-def read_anew(daemon: Daemon) -> None:
-    """Wait for a reading that was asked for after this."""
-    for _ in range(2):
-        before = daemon.ask("GET", "/v1/gpus").json["read_at"]
-        eventually(lambda b=before: daemon.ask("GET", "/v1/gpus").json["read_at"] != b)
-
-
-def using(pid: int, memory_mib: int, *others: dict[str, Any], **facts: Any) -> dict[str, Any]:
-    """A GPU on which the process uses so much."""
-    return {"processes": [{"pid": pid, "memory_mib": memory_mib}, *others], **facts}
-
-
 def test_what_a_job_used_once_is_kept_for_it_also_by_a_new_daemon(gpu_daemon: Daemon) -> None:
     daemon = gpu_daemon.start()
     number, main = running(daemon, gpu_ids=[0], gpu_memory="4GiB")
@@ -58,6 +58,17 @@ def test_what_a_job_used_once_is_kept_for_it_also_by_a_new_daemon(gpu_daemon: Da
     daemon.ask("DELETE", f"/v1/jobs/{number}?now=1")
     scene(daemon, {}, {})
     daemon.wait(waits, outcome="succeeded")
+
+
+def test_a_job_that_never_takes_up_its_memory_keeps_the_next_one_waiting_for_the_ramp_only(
+    gpu_daemon: Daemon,
+) -> None:
+    describe(Path(str(gpu_daemon.simulate)), {"memory_mib": CARD}, job_memory="none")
+    daemon = gpu_daemon.start()
+    first, _ = running(daemon, gpu_memory="4GiB")
+    second = daemon.submit("true", gpus=1, gpu_memory="4GiB")
+    daemon.wait(second, outcome="succeeded")
+    assert daemon.job(first)["state"] == "running"
 
 
 @pytest.mark.root

@@ -398,5 +398,5 @@ def test_a_stronger_reason_to_stop_replaces_a_weaker_and_no_deadline_moves_away(
 
 
 def test_the_order_of_reasons_to_stop_is_the_one_of_the_house() -> None:
-    order = ["cancel", "unplug", "requeue", "gpu_fault", "time_limit", "preemption"]
+    order = ["cancel", "unplug", "requeue", "gpu_fault", "overrun", "time_limit", "preemption"]
     assert sorted(StopReason, key=lambda reason: -reason.strength) == order

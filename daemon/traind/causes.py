@@ -23,6 +23,7 @@ class CauseCode(StrEnum):
     TIME_LIMIT = "time_limit"
     PREEMPTED = "preempted"
     HOST_OOM = "host_oom"
+    GPU_MEMORY_OVERRUN = "gpu_memory_overrun"
     GPU_FAULT = "gpu_fault"
     CUDA_APP_BUG = "cuda_app_bug"
     REBOOT = "reboot"

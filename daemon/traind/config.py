@@ -136,6 +136,7 @@ class GpuSettings(Section):
     safety_pct: Annotated[float, Field(ge=0, le=50)] = 2.0
     max_jobs: Annotated[int, Field(ge=1, le=64)] = 4
     ramp: Span = timedelta(seconds=60)
+    overrun_grace: Span = timedelta(seconds=10)
     release_slack: SizeMib = 64
     release_wait: Span = timedelta(seconds=30)
     stranded_pct: Annotated[float, Field(ge=0, le=100)] = 5.0
@@ -284,7 +285,7 @@ _ALSO = {
     "daemon": {"log_level"},
     "gpus": {
         *("safety_mib", "safety_pct", "max_jobs", "ramp", "release_slack", "release_wait"),
-        "stranded_pct",
+        *("stranded_pct", "overrun_grace"),
         *("foreign_memory", "foreign_busy_pct", "foreign_idle", "foreign_gone", "health"),
     },
 }

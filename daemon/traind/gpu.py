@@ -50,7 +50,8 @@ class Stranger:
     was first seen, `gone_at` when it no longer was, None while it is there. `command` is what it
     runs, without its arguments; `container` the short id of the one it is in. `job_id` is the job
     that it is of, which holds other GPUs or none; `during_job` the one that had the GPU when it
-    came. `ignored`: an operator lets it be. What cannot be known is None.
+    came. `ignored`: an operator lets it be. `readings` counts those that list it, one after the
+    other. What cannot be known is None.
     """
 
     gpu_uuid: str
@@ -66,6 +67,7 @@ class Stranger:
     job_id: int | None = None
     during_job: int | None = None
     ignored: bool = False
+    readings: int = 1
     gone_at: datetime | None = None
 
     @property

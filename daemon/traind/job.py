@@ -92,6 +92,7 @@ class StopReason(StrEnum):
 
     PREEMPTION = "preemption"
     TIME_LIMIT = "time_limit"
+    OVERRUN = "overrun"
     GPU_FAULT = "gpu_fault"
     REQUEUE = "requeue"
     UNPLUG = "unplug"
@@ -237,7 +238,7 @@ class StopOrder:
 
     Stages: 0 nothing yet, 1 stop file and checkpoint signal, 2 SIGTERM, 3 SIGKILL.
     `hold`: who holds the job once it is requeued, None when it is to be queued. `detail` says of a
-    GPU fault what it was.
+    GPU fault, or of an overrun, what it was.
     """
 
     reason: StopReason
@@ -255,10 +256,10 @@ class Job:
     """A job as the store has it. `attempt` counts the attempts begun; `version` its changes.
 
     `signals` are names without SIG that its processes are still to get, in their order; `warnings`
-    what its owner is to know of how the order was read. `gpu_use` is the last attempt's, but its
-    energy that of all attempts; `mean_cpu_pct`, of one core, is the last one's, too, and `samples`
-    is how many were taken of it. `avoid` are UUIDs of GPUs that failed under it, which it does not
-    get before `avoid_until`.
+    what its owner is to know of how the order was read, and of its GPUs while it ran. `gpu_use` is
+    the last attempt's, but its energy that of all attempts; `mean_cpu_pct`, of one core, is the
+    last one's, too, and `samples` is how many were taken of it. `avoid` are UUIDs of GPUs that
+    failed under it, which it does not get before `avoid_until`.
     """
 
     id: int

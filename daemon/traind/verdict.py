@@ -222,6 +222,10 @@ def _stopped(job: Job, known: Verdict, gpus: GpuEvidence) -> Verdict:
             detail = job.stop.detail or gpus.fault or "its GPU failed"
             cause = Cause(code=CauseCode.GPU_FAULT, detail=detail)
             return replace(known, outcome=Outcome.GPU_FAULT, cause=cause, faulty=gpus.faulty)
+        case StopReason.OVERRUN if not comes_back:
+            detail = job.stop.detail or "it used more GPU memory than it had declared"
+            cause = Cause(code=CauseCode.GPU_MEMORY_OVERRUN, detail=detail)
+            return replace(known, outcome=Outcome.OUT_OF_MEMORY, cause=cause)
         case StopReason.PREEMPTION if not comes_back:
             cause = Cause(code=CauseCode.PREEMPTED, detail="it made room for another job")
             return replace(known, outcome=Outcome.CANCELLED, cause=cause)

@@ -1,14 +1,42 @@
-"""Jobs that must leave their GPUs: at once where one failed, with grace where one is drained."""
+"""Jobs that must stop without anybody's asking: their time is over, or they must leave their GPUs,
+at once where one failed, with grace where one is drained.
+"""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 
-from traind.config import JobSettings
-from traind.dispatcher.running import Running
+from traind.config import Config, JobSettings
+from traind.dispatcher.concerns import Concerns
+from traind.dispatcher.running import Running, time_limit_stop
 from traind.gpu import Cordon, GpuHealth
 from traind.job import Job, StopOrder, StopReason
 from traind.lifecycle import stop_order
-from traind.store.moves import Stop
+from traind.runner.supervisor import boottime_s
+from traind.store.moves import Notice, Stop
+
+
+def orders_of(
+    running: Running,
+    *,
+    health: Mapping[str, GpuHealth],
+    cordons: Mapping[str, Cordon],
+    concerns: Concerns,
+    config: Config,
+    now: datetime,
+) -> Callable[[Job], list[Notice | Stop]]:
+    """What gives the orders to a running job as it stands in the store, and what its owner is told;
+    a job whose time is over gets no other order at once.
+    """
+    boottime = boottime_s()
+
+    def decide(job: Job) -> list[Notice | Stop]:
+        late = time_limit_stop(running, job, config.jobs, now=now, boottime_s=boottime)
+        if late or job.attempt != running.job.attempt:
+            return [*late]
+        leaving = leaving_order(running, job, health, cordons, config.jobs, now=now)
+        return [*leaving, *concerns.moves(job, config.gpus, now=now)]
+
+    return decide
 
 
 def leaving_order(

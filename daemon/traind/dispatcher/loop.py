@@ -12,10 +12,11 @@ from traind.config import Config
 from traind.dispatcher.attribution import owners_of
 from traind.dispatcher.autopsy import Autopsy
 from traind.dispatcher.claiming import Refusals, claim_of
+from traind.dispatcher.concerns import Concerns
 from traind.dispatcher.diagnosis import Diagnosis
 from traind.dispatcher.inquest import Inquest
 from traind.dispatcher.leaseholders import Leaseholders
-from traind.dispatcher.leaving import leaving_order
+from traind.dispatcher.leaving import orders_of
 from traind.dispatcher.log_caps import LogCaps
 from traind.dispatcher.outlook import (
     Sight,
@@ -30,7 +31,6 @@ from traind.dispatcher.running import (
     adopted,
     launch_order,
     log_end,
-    time_limit_stop,
     with_job,
 )
 from traind.dispatcher.sampling import Sampler
@@ -52,7 +52,7 @@ from traind.scheduler import Plan, Start
 from traind.store.controls import ControlStore
 from traind.store.inventory import Inventory
 from traind.store.jobs import JobStore
-from traind.store.moves import Ended, Stop
+from traind.store.moves import Ended
 from traind.verdict import judge
 
 _RETRY_STORE_S = 1.0
@@ -104,6 +104,7 @@ class Dispatcher:
         self._holders = holders
         self._errands = Errands()
         self._log_caps = LogCaps()
+        self._concerns = Concerns()
 
     def configure(self, config: Config) -> None:
         """Go by these settings from the next tick on."""
@@ -225,7 +226,9 @@ class Dispatcher:
         for job in self._hub.take_changed():
             self._absorb(job)
         await self._waiting.refresh(now)
-        return await self._holders.release(now=now)
+        sight = await self._holders.release(now=now)
+        self._concerns.look(sight, self.policy)
+        return sight
 
     def _absorb(self, job: Job) -> None:
         """Take over how a job stands now."""
@@ -267,12 +270,7 @@ class Dispatcher:
     async def _act(self, starts: Sequence[Start], now: datetime) -> None:
         asked = {r.job_id: r for r in self._waiting.requests} if starts else {}
         await side_by_side(self._start(start, asked[start.job_id], now) for start in starts)
-        longest = self._config.jobs.max_time_limit
-        for running in list(self._running.values()):
-            left = running.time_left(longest, boottime_s())
-            if left is not None and left <= timedelta(0):
-                await self._stop_for_time(running, now)
-        await side_by_side(self._leave(running, now) for running in list(self._running.values()))
+        await side_by_side(self._order(running, now) for running in list(self._running.values()))
         await side_by_side(self._take_stop_step(job_id, now) for job_id in list(self._running))
         for running in list(self._running.values()):
             if running.launched and running.job.signals:
@@ -335,6 +333,7 @@ class Dispatcher:
             began = now
             self._pause("daemon.started", f"{key[0]}.{key[1]}")
             self._absorb(job)
+            self._holders.stale = True  # its leases tell since when it runs
         if self._runs(key):
             running = self._running[key[0]]
             self._running[key[0]] = replace(running, started_boottime_s=began, launched=True)
@@ -345,25 +344,18 @@ class Dispatcher:
         running = self._running.get(key[0])
         return running is not None and running.key == key
 
-    async def _leave(self, running: Running, now: datetime) -> None:
-        """Take a job off a GPU that failed, or that is drained."""
-        cordons, jobs = self._inventory.cordons, self._config.jobs
-
-        def decide(job: Job) -> list[Stop]:
-            return leaving_order(running, job, self._health, cordons, jobs, now=now)
-
+    async def _order(self, running: Running, now: datetime) -> None:
+        """Stop a job whose time is over or that must leave its GPUs; tell its owner of these."""
+        decide = orders_of(
+            running,
+            health=self._health,
+            cordons=self._inventory.cordons,
+            concerns=self._concerns,
+            config=self._config,
+            now=now,
+        )
         if decide(running.job):
             self._absorb(await self._store.change(running.job.id, decide, now=now))
-
-    async def _stop_for_time(self, running: Running, now: datetime) -> None:
-        boottime, jobs = boottime_s(), self._config.jobs
-        self._absorb(
-            await self._store.change(
-                running.job.id,
-                lambda job: time_limit_stop(running, job, jobs, now=now, boottime_s=boottime),
-                now=now,
-            )
-        )
 
     async def _take_stop_step(self, job_id: int, now: datetime) -> None:
         running = self._running.get(job_id)

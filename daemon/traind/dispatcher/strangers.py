@@ -132,6 +132,7 @@ class Strangers:
             uid=None if face is None else face.uid,
             command=None if face is None else face.command,
             container=None if face is None else face.container,
+            readings=1 if known is None else known.stranger.readings + 1,
             during_job=tenants.job if known is None else known.stranger.during_job,
         )
         return _Known(stranger, conduct)

@@ -1,6 +1,6 @@
 """What should start now, and why everything else waits. Pure: values in, a plan out."""
 
-from traind.scheduler.matching import gpu_means
+from traind.scheduler.matching import gpu_means, safety_mib
 from traind.scheduler.order import delay_reason, joins, plan
 from traind.scheduler.refusal import refusals
 from traind.scheduler.world import (
@@ -28,4 +28,5 @@ __all__ = [
     "joins",
     "plan",
     "refusals",
+    "safety_mib",
 ]

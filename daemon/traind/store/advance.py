@@ -17,6 +17,7 @@ from traind.store.moves import (
     Ended,
     Hold,
     Move,
+    Notice,
     Release,
     Signal,
     Started,
@@ -58,7 +59,8 @@ def advance_from(connection: sqlite3.Connection, job: Job, move: Move, *, now: d
     state = job.state if event is None else after(job.state, event, held=_held(move))
     columns, facts = _effects(connection, job, move, now)
     _update_job(connection, job, {"state": state, **columns})
-    record(connection, event or _STAYS[type(move)], [(job.id, state, facts)], now=now)
+    named = move.event if isinstance(move, Notice) else event or _STAYS[type(move)]
+    record(connection, named, [(job.id, state, facts)], now=now)
     return read_job(connection, job.id)
 
 
@@ -121,6 +123,8 @@ def _effects(
             return _amend(connection, job, move)
         case Signal(by=by, name=name):
             return {"signals": json.dumps([*job.signals, name])}, {"by": by, "signal": name}
+        case Notice(sentence=sentence, facts=facts):
+            return {"warnings": json.dumps([*job.warnings, sentence])}, facts
         case Release(eligible_at=eligible_at):
             return {**_NO_HOLD, "eligible_at": to_us(eligible_at)}, {}
     assert_never(move)

@@ -1,7 +1,9 @@
 """What may be done to a job, as values: each names its event and carries the facts of it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from traind.job import HeldBy, Request, StopOrder, WaitReason
 from traind.jobspec import JobSpec
@@ -103,13 +105,24 @@ class Signal:
     name: str
 
 
-Move = Claim | Started | Stop | Ended | Hold | Release | Again | Amend | Signal
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """Something that the owner of a running job is to know: an event of this name with its facts,
+    and a sentence among the job's warnings.
+    """
+
+    event: str
+    sentence: str
+    facts: Mapping[str, Any]
+
+
+Move = Claim | Started | Stop | Ended | Hold | Release | Again | Amend | Signal | Notice
 
 
 def event_of(move: Move) -> JobEvent | None:
     """The event of the state machine that a move is."""
     match move:
-        case Amend() | Signal():
+        case Amend() | Signal() | Notice():
             return None
         case Claim():
             return JobEvent.CLAIM

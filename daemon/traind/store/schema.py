@@ -47,7 +47,7 @@ CREATE TABLE job (
     hold_code TEXT,
     hold_detail TEXT,
     stop_reason TEXT CHECK (stop_reason IN
-        ('preemption', 'time_limit', 'gpu_fault', 'requeue', 'unplug', 'cancel')),
+        ('preemption', 'time_limit', 'overrun', 'gpu_fault', 'requeue', 'unplug', 'cancel')),
     stop_by TEXT,
     stop_asked_at INTEGER,
     stop_term_at INTEGER,
