@@ -58,6 +58,8 @@ def test_a_job_that_takes_the_memory_of_another_is_stopped_and_the_cause_names_b
     assert f"job {victim} of " in detail
     assert f"job {small} of " in detail
     assert ended["signal"] == "TERM"
+    read_anew(daemon)
+    read_anew(daemon)
     scene(daemon, {}, {})
     read_anew(daemon)
     assert [daemon.job(each)["state"] for each in (small, victim)] == ["running"] * 2

@@ -232,6 +232,8 @@ def test_who_trained_may_return_and_who_only_looked_in_does_not() -> None:
     assert may_return(gone, busy, patience=minute, now=soon)
     assert not may_return(gone, busy, patience=minute, now=late)
     assert not may_return(gone, quiet, patience=minute, now=soon)
+    container = somebody(7, 9000, gone_at=NOW, during_job=41)
+    assert not may_return(container, busy, patience=minute, now=soon)
     there = somebody(7, 9000)
     assert not may_return(there, busy, patience=minute, now=soon)
 

@@ -3,7 +3,7 @@ the job's warnings.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -32,9 +32,9 @@ class Concerns:
         self._notices: dict[int, list[Notice]] = {}
         self._stops: dict[tuple[int, int], Overrun] = {}
 
-    def look(self, sight: Sight, policy: SharingPolicy) -> None:
-        """Take in how the GPUs are."""
-        self._overruns.look(sight, policy)
+    def look(self, sight: Sight, policy: SharingPolicy, *, stopping: Collection[int]) -> None:
+        """Take in how the GPUs are; `stopping` are the ids of jobs that are on their way out."""
+        self._overruns.look(sight, policy, stopping=stopping)
         self._stops = {(each.job_id, each.attempt): each for each in self._overruns.worst()}
         found: defaultdict[int, list[Notice]] = defaultdict(list)
         for overrun in self._overruns.all:

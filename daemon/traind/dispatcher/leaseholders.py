@@ -48,8 +48,8 @@ class Leaseholders:
     async def sight(self, *, now: datetime) -> Sight:
         """GPUs and leases as they are; of an attempt that is over, its last known processes."""
         if self.stale or self._store.given_up:
+            self.stale = False  # before they are read: what changes meanwhile is read again
             self._leases = tuple(await self._store.open())
-            self.stale = False
         leases = self._leases
         keys = {lease.attempt_id: (lease.job_id, lease.attempt) for lease in leases}
         there = await self._supervisor.seen(keys.values())

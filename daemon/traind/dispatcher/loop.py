@@ -227,7 +227,8 @@ class Dispatcher:
             self._absorb(job)
         await self._waiting.refresh(now)
         sight = await self._holders.release(now=now)
-        self._concerns.look(sight, self.policy)
+        stopping = [one.job.id for one in self._running.values() if one.job.stop is not None]
+        self._concerns.look(sight, self.policy, stopping=stopping)
         return sight
 
     def _absorb(self, job: Job) -> None:

@@ -3,7 +3,7 @@ only where it takes the memory that was promised to others.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -64,18 +64,22 @@ class Overruns:
         self._looked_at: datetime | None = None
         self._known: dict[tuple[int, str], Overrun] = {}
 
-    def look(self, sight: Sight, policy: SharingPolicy) -> None:
-        """Take in what the last reading says."""
+    def look(self, sight: Sight, policy: SharingPolicy, *, stopping: Collection[int]) -> None:
+        """Take in what the last reading says. Where a job is `stopping` (ids), or has ended and its
+        memory is awaited back, there soon is more, and nobody else is stopped for it.
+        """
         if sight.snapshot.fault is not None or sight.snapshot.read_at == self._looked_at:
             return
         self._looked_at = sight.snapshot.read_at
         by_gpu: defaultdict[str, list[OpenLease]] = defaultdict(list)
         for each in sight.leases:
-            if each.lease.state == "held":
-                by_gpu[each.lease.gpu_uuid].append(each)
+            by_gpu[each.lease.gpu_uuid].append(each)
         before, self._known = self._known, {}
         for reading in sight.snapshot.readings:
-            for found in _of(reading, by_gpu[reading.gpu.uuid], sight, policy, before):
+            leases = by_gpu[reading.gpu.uuid]
+            held = [each for each in leases if each.lease.state == "held"]
+            calm = len(held) < len(leases) or any(each.job_id in stopping for each in held)
+            for found in _of(reading, held, sight, None if calm else policy, before):
                 self._known[found.attempt_id, reading.gpu.uuid] = found
 
     @property
@@ -96,12 +100,13 @@ class Overruns:
 
 def _of(
     reading: GpuReading,
-    leases: Iterable[OpenLease],
+    leases: Sequence[OpenLease],
     sight: Sight,
-    policy: SharingPolicy,
+    policy: SharingPolicy | None,
     before: Mapping[tuple[int, str], Overrun],
-) -> Iterable[Overrun]:
-    gpu, leases = reading.gpu, list(leases)
+) -> Iterator[Overrun]:
+    """Who uses too much of one GPU; with no `policy` nobody there is in danger."""
+    gpu = reading.gpu
     free_mib = gpu.memory_mib - gpu.reserved_mib - reading.used_mib
     for one in leases:
         used = measured(reading, sight.pids.get(one.attempt_id, ()))
@@ -114,7 +119,8 @@ def _of(
         if used <= declared * _SHARE + _MIB:
             continue
         others = [f"job {o.job_id} of {o.user}" for o in leases if o is not one]
-        pressing = bool(others) and free_mib < safety_mib(gpu, policy)
+        short = policy is not None and free_mib < safety_mib(gpu, policy)
+        pressing = bool(others) and short
         yield Overrun(
             attempt_id=one.attempt_id,
             job_id=one.job_id,

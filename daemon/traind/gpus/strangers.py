@@ -61,8 +61,11 @@ def kind_of(
 
 
 def may_return(stranger: Stranger, conduct: Conduct, *, patience: timedelta, now: datetime) -> bool:
-    """Whether one that is gone may soon be back: what trained often starts again."""
-    if stranger.kind is not StrangerKind.TRAINING or conduct.worked_at is None:
+    """Whether one that is gone may soon be back: what trained often starts again, but what came
+    with a job that had the GPU, such as its container, goes with it.
+    """
+    trained = stranger.kind is StrangerKind.TRAINING and conduct.worked_at is not None
+    if not trained or stranger.during_job is not None:
         return False
     return stranger.gone_at is not None and now < stranger.gone_at + patience
 
