@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,13 +109,13 @@ def settle_now(daemon: Daemon, **settings: str) -> None:
 
 def read_anew(daemon: Daemon) -> None:
     """Wait for a reading that was asked for after this."""
+    seen = {daemon.ask("GET", "/v1/gpus").json["read_at"]}
 
-    def read_at() -> Any:
-        return daemon.ask("GET", "/v1/gpus").json["read_at"]
+    def again() -> bool:
+        seen.add(daemon.ask("GET", "/v1/gpus").json["read_at"])
+        return len(seen) > 2
 
-    for _ in range(2):
-        before = read_at()
-        eventually(partial(lambda known: read_at() != known, before), what="a new reading")
+    eventually(again, what="two more readings")
 
 
 def using(pid: int, memory_mib: int, *others: dict[str, Any], **facts: Any) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Who holds the GPUs: open leases with the processes that were seen of each, and strangers."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 
 from traind.config import GpuSettings
@@ -11,6 +11,7 @@ from traind.dispatcher.strangers import Strangers, Tenants
 from traind.gpu import GpuSnapshot
 from traind.gpus.health import measured
 from traind.hub import Hub
+from traind.runner.errand import start_time
 from traind.runner.supervisor import Supervisor
 from traind.store.inventory import Inventory
 from traind.store.leases import LeaseStore, OpenLease
@@ -50,11 +51,12 @@ class Leaseholders:
         if self.stale or self._store.given_up:
             self.stale = False  # before they are read: what changes meanwhile is read again
             self._leases = tuple(await self._store.open())
-        leases = self._leases
+        # Behind the reading: a process that it lists and that no attempt has then is a stranger.
+        leases, snapshot = self._leases, self._hub.snapshot
         keys = {lease.attempt_id: (lease.job_id, lease.attempt) for lease in leases}
         there = await self._supervisor.seen(keys.values())
-        seen = {of: there[key] or self._pids.get(of, ()) for of, key in keys.items()}
-        snapshot = self._hub.snapshot
+        listed = {each.pid for reading in snapshot.readings for each in reading.processes}
+        seen = {of: _known(there[key], self._pids.get(of, ()), listed) for of, key in keys.items()}
         self._pids, self._peaks = seen, _peaks(leases, seen, self._peaks, snapshot)
         self._strangers.look(
             snapshot,
@@ -80,6 +82,18 @@ class Leaseholders:
             await self._store.release(lease.attempt_id, lease.lease.gpu_uuid, now=now)
             self.stale = True
         return await self.sight(now=now) if free else sight
+
+
+def _known(
+    now: tuple[int, ...], before: tuple[int, ...], listed: Collection[int]
+) -> tuple[int, ...]:
+    """The processes of an attempt, with those that have ended but are still listed on a GPU; of an
+    attempt that is over, those it had.
+    """
+    if not now:
+        return before
+    left = [pid for pid in before if pid in listed and pid not in now and start_time(pid) is None]
+    return (*now, *left) if left else now
 
 
 def _peaks(
