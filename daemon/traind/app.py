@@ -19,7 +19,7 @@ from traind.api.server import Server, check_socket_path
 from traind.config import EXIT_CONFIG, Config, Reload, load, reloaded
 from traind.dispatcher import Diagnosis, Dispatcher, Leaseholders, Sampler, Strangers, XidLog
 from traind.errors import ErrorCode, StartupError, TraindError
-from traind.eventloop import MeteredLoop
+from traind.eventloop import MeteredLoop, leave_alone_what_stays
 from traind.flags import name_state_dir, settings
 from traind.gpus.monitor import GpuMonitor
 from traind.hub import Hub
@@ -212,6 +212,7 @@ class App:
             await server.open()
             tasks.append(asyncio.create_task(server.welcome_others()))
             await asyncio.wait(tasks[-1:], timeout=_FIRST_MEETING_S if self._args.launcher else 0)
+            leave_alone_what_stays()
             print(f"ready socket={socket} http={context.http or 'off'}", flush=True)
             await watchdog.ready()
             tasks += [asyncio.create_task(room) for room in (watchdog.run(), timers.run())]

@@ -6,12 +6,27 @@ nothing to do does not measure that it does nothing.
 """
 
 import asyncio
+import gc
 import selectors
 import time
 
 from traind.meters import Histogram
 
 _BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 5.0)
+
+_YOUNG = 10_000
+"""So many new objects are looked through for garbage at a time; a page of jobs makes some."""
+
+
+def leave_alone_what_stays() -> None:
+    """Keep the garbage collector off all that was made so far: modules, schemas, routes.
+
+    It would go through tens of thousands of objects again and again while pages of jobs are built,
+    and nothing else could run meanwhile. Blocks for a moment.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_YOUNG, *gc.get_threshold()[1:])
 
 
 class MeteredLoop(asyncio.SelectorEventLoop):
