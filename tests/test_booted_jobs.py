@@ -90,9 +90,11 @@ def test_without_trainds_word_logind_removes_the_shared_memory_of_who_logs_out(
 
 
 def log_in_and_out(machine: Machine) -> None:
-    """Have logind see alice come and go."""
+    """Have logind see alice come and go; a systemd of hers starts and stops for that."""
     there = ("test", "-e", f"/run/systemd/users/{ALICE}")
     machine.run("loginctl", "enable-linger", "alice")
     eventually(lambda: machine.run(*there, check=False).returncode == 0, what="alice")
+    running = ("systemctl", "is-active", f"user@{ALICE}.service")
+    eventually(lambda: machine.run(*running, check=False).returncode == 0, deadline_s=90)
     machine.run("loginctl", "disable-linger", "alice")
-    eventually(lambda: machine.run(*there, check=False).returncode == 1, what="alice's end")
+    eventually(lambda: machine.run(*there, check=False).returncode == 1, deadline_s=90)

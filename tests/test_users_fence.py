@@ -75,10 +75,8 @@ def test_nothing_starts_while_the_group_is_missing(fenced: SharedDaemon) -> None
     fenced.launcher_flags = ("--gpu-group", "no-such-group")
     daemon = fenced.start()
     number = daemon.ordered(daemon.people.alice, "id -Gn", gpus=1)
-    waiting = eventually(
-        lambda: (job := daemon.job(number))["reason"]["code"] == "launcher" and job
-    )
-    assert "groupadd --system no-such-group" in waiting["reason"]["detail"]
+    what = eventually(lambda: launcher_fault(daemon, number), what="the reason")
+    assert "groupadd --system no-such-group" in what
     assert daemon.launcher is not None
     daemon.launcher.kill()
     daemon.launcher.wait()
@@ -87,6 +85,12 @@ def test_nothing_starts_while_the_group_is_missing(fenced: SharedDaemon) -> None
     daemon.wait(number, outcome="succeeded")
     assert daemon.people.gpus in daemon.log_of(number)
     assert daemon.ask("GET", "/v1/status").json["gpu_group"] == daemon.people.gpus
+
+
+def launcher_fault(daemon: SharedDaemon, number: int) -> str | None:
+    """Why the job waits for the launcher, None while it is not known to."""
+    reason = daemon.job(number)["reason"]
+    return reason["detail"] if reason and reason["code"] == "launcher" else None
 
 
 def test_a_daemon_of_ones_own_has_no_fence_to_offer(new_daemon: Daemon) -> None:
