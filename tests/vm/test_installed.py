@@ -31,7 +31,7 @@ from machine import SOURCE
 from vm.guest import Guest, guest_in, why_not
 
 pytestmark = pytest.mark.timeout(0)  # how long it takes depends on the machine below
-ALL_MIB = 300
+ALL_MIB, THREADS = 300, 40
 SETTINGS = f"""
 [gpus]
 source = "simulated"
@@ -40,6 +40,8 @@ simulate = "2x24GiB"
 cpus = 4
 memory = "{ALL_MIB}MiB"
 start_memory = "16MiB"
+[jobs]
+max_threads = {THREADS}
 [queue]
 requeue_delay = "100ms"
 """
@@ -47,6 +49,16 @@ TAKE = (
     'python3 -c \'import time; held = b"x" * ({} << 20); print("held", flush=True);'
     " time.sleep(9999)'"
 )
+FORK = """
+import os, time
+try:
+    while os.fork():
+        pass
+except BlockingIOError:
+    print('refused', flush=True)
+time.sleep(9999)
+"""
+"""Takes all processes that it may have, says so, and keeps them."""
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +81,10 @@ def reads(guest: Guest, path: str) -> str:
     return guest.run("cat", path).stdout.strip()
 
 
-def held(guest: Guest, number: int) -> None:
-    """Wait until a job that takes memory has it."""
+def said(guest: Guest, number: int, word: str) -> None:
+    """Wait until a job says so in its log."""
     log = f"/var/lib/traind/runs/{number}/1/log"
-    eventually(lambda: "held" in reads(guest, log), what="memory", deadline_s=guest.patience_s)
+    eventually(lambda: word in reads(guest, log), what=word, deadline_s=guest.patience_s)
 
 
 def test_the_service_is_up_and_the_kernels_controllers_are_handed_on(guest: Guest) -> None:
@@ -90,9 +102,23 @@ def test_what_a_job_asked_for_bounds_it(guest: Guest) -> None:
     assert reads(guest, f"{where}/memory.max") == str(64 << 20)
     assert reads(guest, f"{where}/memory.oom.group") == "1"
     assert reads(guest, f"{where}/cpu.max") == "200000 100000"
+    assert reads(guest, f"{where}/cpu.weight") == "20"
+    assert reads(guest, f"{where}/pids.max") == str(THREADS)
     assert reads(guest, f"{Path(where).parent}/memory.max") == str(ALL_MIB << 20)
+    assert reads(guest, f"{Path(where).parent}/pids.max").isdecimal()
     assert pid in reads(guest, f"{where}/cgroup.procs").split()
     let_go(guest, number)
+
+
+def test_a_job_has_no_more_processes_than_it_may(guest: Guest) -> None:
+    bystander, pid = waiting_job(guest)
+    greedy = submit(guest, f'python3 -c "{FORK}"')
+    said(guest, greedy, "refused")
+    assert reads(guest, f"{group(guest, greedy)}/pids.current") == str(THREADS)
+    guest.run("traind", "cancel", "--now", str(greedy), user="alice")
+    assert wait(guest, greedy) == 128 + 9
+    assert succeeds(guest, "test", "-d", f"/proc/{pid}")
+    let_go(guest, bystander)
 
 
 def test_too_much_memory_ends_that_job_alone_and_the_cause_names_its_limit(guest: Guest) -> None:
@@ -110,7 +136,7 @@ def test_too_much_memory_ends_that_job_alone_and_the_cause_names_its_limit(guest
 def test_all_jobs_together_are_bounded_and_the_rest_of_the_machine_lives(guest: Guest) -> None:
     daemon = told(guest, DAEMON, "MainPID")
     first = submit(guest, TAKE.format(200))
-    held(guest, first)
+    said(guest, first, "held")
     second = submit(guest, TAKE.format(200))
     ended = eventually(
         lambda: [
@@ -124,7 +150,7 @@ def test_all_jobs_together_are_bounded_and_the_rest_of_the_machine_lives(guest: 
     assert [found["cause"]["code"] for found in ended] == ["host_oom"]
     assert "all jobs together" in ended[0]["cause"]["detail"]
     survivor = second if ended[0]["id"] == first else first
-    held(guest, survivor)
+    said(guest, survivor, "held")
     assert job(guest, survivor)["state"] == "running"
     assert told(guest, DAEMON, "MainPID") == daemon
     guest.run("traind", "cancel", "--now", str(survivor), user="alice")
@@ -189,7 +215,8 @@ def test_an_account_has_a_daemon_of_its_own_with_limits(guest: Guest) -> None:
 
 def test_an_upgrade_while_jobs_run_leaves_them_alone(guest: Guest) -> None:
     number, pid = waiting_job(guest, options=("--mem", "64M"))
-    guest.run("env", "PIP_NO_INDEX=1", "PIP_FIND_LINKS=/wheels", "make", "-sC", SOURCE, "upgrade")
+    upgrade = ("make", "-sC", SOURCE, "upgrade")
+    guest.run(*upgrade, timeout=3600, PIP_NO_INDEX="1", PIP_FIND_LINKS="/wheels")
     assert succeeds(guest, "test", "-d", f"/proc/{pid}")
     let_go(guest, number)
     assert job(guest, number)["attempt"] == 1
