@@ -341,7 +341,7 @@ def move_of(name: str, job: Job) -> Move:
 def test_the_store_makes_the_moves_of_the_table_and_no_other(names: list[str]) -> None:
     cells, held = table(), "requeue held"
     with tables() as connection:
-        moves = 0
+        events = 0
         for name in names:
             was = read_job(connection, 1)
             move = move_of(name, was)
@@ -353,7 +353,8 @@ def test_the_store_makes_the_moves_of_the_table_and_no_other(names: list[str]) -
                 assert read_job(connection, 1) == was
                 continue
             now = advance(connection, 1, move, now=NOW)
-            moves += 1
+            # A start that was not noted is told with the end of the attempt.
+            events += 2 if was.state is JobState.STARTING and now.state not in OWNING else 1
             assert now.state == (targets[-1] if name == held else targets[0])
             assert now.version == was.version + 1
             assert now.attempt == was.attempt + (name == "claim")
@@ -362,7 +363,7 @@ def test_the_store_makes_the_moves_of_the_table_and_no_other(names: list[str]) -
                 "UPDATE lease SET state = 'released', released_at = 1 WHERE state = 'cleaning'"
             )
         written = connection.execute("SELECT event, state FROM job_event ORDER BY id").fetchall()
-        assert len(written) == moves
+        assert len(written) == events
         assert not written or written[-1]["state"] == read_job(connection, 1).state
 
 

@@ -9,7 +9,7 @@ from typing import Any, assert_never
 from traind.errors import ErrorCode, TraindError
 from traind.job import OWNING, Budget, Job, JobState, request_of
 from traind.jobspec import JobSpec, changed_fields
-from traind.lifecycle import Finish, Requeue, after
+from traind.lifecycle import Finish, JobEvent, Requeue, after
 from traind.store.moves import (
     Again,
     Amend,
@@ -241,7 +241,11 @@ def _ended(
     settled, verdict = ended.settled, ended.settled.verdict
     columns: dict[str, Any] = {**_NO_STOP, **_NO_HOLD, "signals": "[]"}
     if job.state in OWNING:
-        columns["started_at"] = _began(job, ended, now)
+        began = _began(job, ended, now)
+        columns["started_at"] = None if began is None else to_us(began)
+        if job.state is JobState.STARTING and began is not None:
+            started = [(job.id, JobState.RUNNING, {"attempt": job.attempt})]
+            record(connection, JobEvent.STARTED, started, now=began)
         _end_attempt(connection, job, ended, columns["started_at"], now)
     columns |= {"cause_code": verdict.cause.code, "cause_detail": verdict.cause.detail}
     columns |= {"exit_code": verdict.exit_code, "signal": verdict.signal}
@@ -266,12 +270,11 @@ def _ended(
     return columns, facts
 
 
-def _began(job: Job, ended: Ended, now: datetime) -> int | None:
+def _began(job: Job, ended: Ended, now: datetime) -> datetime | None:
     """When the attempt started: a quick one may be over before its start could be noted."""
-    began = job.started_at
-    if began is None and ended.run_s is not None:
-        began = now - timedelta(seconds=ended.run_s)
-    return None if began is None else to_us(began)
+    if job.started_at is not None or ended.run_s is None:
+        return job.started_at
+    return now - timedelta(seconds=ended.run_s)
 
 
 def _budget(budget: Budget) -> Columns:
