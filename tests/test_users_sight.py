@@ -193,6 +193,7 @@ def test_the_box_is_the_operators(shared: SharedDaemon, method: str, path: str, 
         target = path.replace("{id}", "1").replace("{gpu}", "0")
         refused = shared.asked_by(who, method, target, {} if method == "POST" else None)
         assert refused.status == 403, who
+        assert "this is for operators: root, and the members of the group" in refused.json["detail"]
 
 
 def test_why_says_nothing_of_how_another_persons_job_ended(shared: SharedDaemon) -> None:

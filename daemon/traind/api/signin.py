@@ -55,7 +55,8 @@ def guarded(route: Route) -> Handler:
             if CALLER not in request:
                 request[CALLER] = await _signed_in(request)
             if not (route.personal and request[CALLER].local):
-                _permit(request[CALLER], scope)
+                operators = request.app[CONTEXT].config.access.operators
+                _permit(request[CALLER], scope, operators=operators)
         return await route.handler(request)
 
     return handle
@@ -84,7 +85,10 @@ async def _signed_in(request: web.Request) -> Caller:
     )
 
 
-def _permit(who: Caller, scope: Scope) -> None:
+def _permit(who: Caller, scope: Scope, *, operators: str) -> None:
+    if who.local and not scope.within(who.scopes):
+        sentence = f"this is for operators: root, and the members of the group {operators}"
+        raise TraindError(ErrorCode.FORBIDDEN, sentence)
     if not scope.within(who.scopes):
         allowed = " and ".join(who.scopes) or "nothing"
         raise TraindError(
