@@ -178,10 +178,11 @@ class Launcher:
         return {"answer": "sent" if seen else "gone", "seen": seen}
 
     def _delete(self, path: str, message: Message) -> Message:
-        """Delete an ended attempt's files; asked again until the answer is `deleted`.
-
-        What its submitter could write is emptied as them, in a child: it may be large.
+        """Delete an ended attempt's files; asked again until the answer is `deleted`. What its
+        submitter could write is emptied as them, in a child: it may be large.
         """
+        if path in self.children.values():  # what it empties is not there to be looked at
+            return {"answer": "deleting"}
         if not os.path.lexists(path):
             return {"answer": "deleted"}
         if os.path.realpath(path) != path:
@@ -189,10 +190,9 @@ class Launcher:
         names = set(os.listdir(path)) - (_PROOFS if message["keep_log"] else set())
         trees = [each.path for each in os.scandir(path) if each.is_dir(follow_symlinks=False)]
         full = next(filter(os.listdir, trees), None)
-        if full is not None and path not in self.children.values():
+        if full is not None:
             empty = functools.partial(errand.empty_tree, full)
             self.children[self._as_submitter(path, empty)] = path
-        if full is not None:
             return {"answer": "deleting"}
         for name in sorted(names, key=("spec", "lock").__contains__):  # they are needed till then
             (os.rmdir if f"{path}/{name}" in trees else os.unlink)(f"{path}/{name}")
