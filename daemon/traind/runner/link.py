@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import traind
+from traind.errors import TraindError
 from traind.runner.launcher import PROTOCOL
 
 _LIMIT = 1 << 20
@@ -72,7 +73,7 @@ class LauncherLink:
             try:
                 await self._serve()
                 delay_s = 0.05
-            except (OSError, LauncherGoneError, LauncherRefusedError) as error:
+            except (OSError, LauncherGoneError, LauncherRefusedError, TraindError) as error:
                 self._set_fault(f"the launcher cannot be reached: {error}")
                 delay_s = min(delay_s * 2, 5.0)
             await asyncio.sleep(delay_s)
