@@ -205,7 +205,9 @@ def test_an_account_has_a_daemon_of_its_own_with_limits(guest: Guest) -> None:
     )
     socket = f"/run/user/{ALICE}/traind/traind.sock"
     ask = f"traind --socket {socket}"
-    number = as_alice(f'{ask} submit --parsable --mem 64M --wrap "$0"', TAKE.format(200))
+    number = as_alice(
+        f'{ask} submit --parsable --workdir / --mem 64M --wrap "$0"', TAKE.format(200)
+    )
     as_alice(f"{ask} wait {number} || test $? = 137")
     ended = json.loads(as_alice(f"{ask} show {number} --json"))
     assert ended["cause"]["code"] == "host_oom", ended["cause"]
